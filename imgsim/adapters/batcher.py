@@ -1,0 +1,159 @@
+"""Coalescing without timers: what waits while all threads are busy is computed together next."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from imgsim.core.errors import Overloaded, Unavailable
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[R]):
+    """One ``submit``: its results by position, and how many are missing."""
+
+    future: asyncio.Future[list[R]]
+    results: list[R]
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: BaseException
+
+
+class Batcher(Generic[T, R]):
+    """Runs `run` on batches of what callers submit, in threads of its own, for one event loop.
+
+    `run` takes at most `max_batch` items and returns as many results in the same order. Whenever one
+    of the `threads` (0: one for each usable core) is free, it gets the oldest items that wait, or its
+    share of them where several threads are free. Nothing waits for a batch to fill.
+
+    A batch that raises is run again item by item, so that a bad item fails alone. ``Unavailable`` is
+    the exception: it says nothing about an item, and all of the batch fails with it.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[T]], Sequence[R]], threads: int, max_batch: int, max_waiting: int, name: str
+    ) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._name = name
+        self._free = threads or usable_cores()
+        self._pool = ThreadPoolExecutor(self._free, thread_name_prefix=name)
+        self._queue: deque[tuple[_Call[R], int, T]] = deque()
+        self._running: set[asyncio.Future[list[R | _Failure]]] = set()
+        self._dispatching = False
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Items that no thread has taken yet."""
+        return len(self._queue)
+
+    async def submit(self, items: Sequence[T]) -> list[R]:
+        """One result per item, in their order; the error of the first item that failed.
+
+        ``Overloaded`` when others wait and these would make it more than ``max_waiting`` (alone, a call
+        of any size is taken: refusing it would never end). ``Unavailable`` after ``close``. Cancelling
+        the caller takes its items out of the queue; those that run already run on unheard.
+        """
+        if self._closed:
+            raise self._is_closed()
+        if not items:
+            return []
+        if self._queue and len(self._queue) + len(items) > self._max_waiting:
+            raise Overloaded(
+                f"{len(self._queue)} items wait for the {self._name} and at most {self._max_waiting} may; try later.",
+                retry_after=1.0,
+            )
+        loop = asyncio.get_running_loop()
+        call: _Call[R] = _Call(loop.create_future(), [None] * len(items), len(items))  # type: ignore[list-item]
+        self._queue.extend((call, position, item) for position, item in enumerate(items))
+        self._dispatch_soon(loop)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            self._forget(call)
+            raise
+
+    async def close(self) -> None:
+        """Fail what waits with ``Unavailable``, and return when the running batches have ended."""
+        self._closed = True
+        for call in {call for call, _, _ in self._queue}:
+            if not call.future.done():
+                call.future.set_exception(self._is_closed())
+        self._queue.clear()
+        if self._running:
+            await asyncio.wait(self._running)
+        self._pool.shutdown()
+
+    def _dispatch_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Dispatch at the end of this turn of the loop: callers of the same turn share a batch."""
+        if self._free and not self._dispatching:
+            self._dispatching = True
+            loop.call_soon(self._dispatch, loop)
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._dispatching = False
+        while self._queue and self._free:
+            share = -(-len(self._queue) // self._free)  # rounded up: a small rest must not leave a thread idle
+            batch = [self._queue.popleft() for _ in range(min(share, self._max_batch))]
+            self._free -= 1
+            running = loop.run_in_executor(self._pool, self._attempt, [item for _, _, item in batch])
+            self._running.add(running)
+            running.add_done_callback(partial(self._finish, batch))
+
+    def _attempt(self, items: Sequence[T]) -> list[R | _Failure]:
+        """In a thread: a result or a failure for each of `items`."""
+        try:
+            results = self._run(items)
+            if len(results) != len(items):
+                raise RuntimeError(f"{self._name}: {len(results)} results for {len(items)} items")
+            return list(results)
+        except Exception as error:
+            if len(items) == 1 or isinstance(error, Unavailable):
+                return [_Failure(error)] * len(items)
+            return [outcome for item in items for outcome in self._attempt([item])]
+
+    def _finish(self, batch: Sequence[tuple[_Call[R], int, T]], running: asyncio.Future[list[R | _Failure]]) -> None:
+        """On the loop: hand out what a batch gave, and start the next one."""
+        self._free += 1
+        self._running.discard(running)
+        crash = running.exception()
+        outcomes = [_Failure(crash)] * len(batch) if crash else running.result()
+        for (call, position, _), outcome in zip(batch, outcomes, strict=True):
+            if call.future.done():
+                continue
+            if isinstance(outcome, _Failure):
+                call.future.set_exception(outcome.error)
+                self._forget(call)
+                continue
+            call.results[position] = outcome
+            call.missing -= 1
+            if not call.missing:
+                call.future.set_result(call.results)
+        self._dispatch_soon(running.get_loop())
+
+    def _forget(self, call: _Call[R]) -> None:
+        """Take the items of a call that has ended out of the queue."""
+        if any(other is call for other, _, _ in self._queue):
+            self._queue = deque(entry for entry in self._queue if entry[0] is not call)
+
+    def _is_closed(self) -> Unavailable:
+        return Unavailable(f"The {self._name} is shutting down.")

@@ -1,0 +1,267 @@
+"""The repository on dicts: for tests. What it holds lives as long as the instance."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+from uuid import UUID
+
+import numpy as np
+
+from imgsim.core.errors import ImageNotFound, LeaseLost, WrongState
+from imgsim.core.models import (
+    STATE_OF_STAGE,
+    CacheKey,
+    EmbeddingInfo,
+    Image,
+    ImageError,
+    ImageFilter,
+    ImageState,
+    Vector,
+)
+
+
+@dataclass(slots=True)
+class _Row:
+    image: Image
+    due_at: float | None
+    """Unix seconds from which someone may work on it: its time of retry, or the end of its lease. None: it rests."""
+    owner: str | None = None
+    failures: int = 0
+    deleted: bool = False
+
+    def change(self, **values: Any) -> Image:
+        self.image = replace(self.image, updated_at=datetime.now(UTC), **values)
+        return self.copy()
+
+    def hand_back(self, due_at: float | None) -> None:
+        self.owner, self.due_at = None, due_at
+
+    def copy(self) -> Image:
+        """The image as a caller may have it: changes to its lists and dicts stay outside."""
+        return deepcopy(self.image)
+
+    @property
+    def due(self) -> bool:
+        return not self.deleted and self.due_at is not None and self.due_at <= time.time()
+
+    @property
+    def leased(self) -> bool:
+        return self.owner is not None and self.due_at is not None and self.due_at > time.time()
+
+
+@dataclass(slots=True)
+class _CachedEmbedding:
+    vector: Vector
+    unused_since: float
+    """Unix seconds of when it was cached, or when the last image with its bytes went."""
+
+
+class MemoryImageRepository:
+    """No method awaits anything, so each is a transaction."""
+
+    def __init__(self) -> None:
+        self._rows: dict[UUID, _Row] = {}
+        self._cache: dict[CacheKey, _CachedEmbedding] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Nothing to close."""
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    async def add(self, image: Image) -> Image:
+        if existing := await self.find(image.collection, image.sha256):
+            return replace(existing, duplicate=True)
+        if image.id in self._rows:
+            raise WrongState(f"An image with the id {image.id} exists already, with other bytes or deleted.")
+        kept = replace(
+            image,
+            tags=list(image.tags),
+            metadata=_json(image.metadata),
+            features=_json(image.features),
+            created_at=image.created_at.astimezone(UTC),
+            updated_at=image.updated_at.astimezone(UTC),
+        )
+        self._rows[image.id] = _Row(kept, due_at=image.created_at.timestamp())
+        return self._rows[image.id].copy()
+
+    async def get(self, image_id: UUID) -> Image:
+        return self._row(image_id).copy()
+
+    async def get_many(self, image_ids: Sequence[UUID]) -> Mapping[UUID, Image]:
+        return {row.image.id: row.copy() for row in self._alive(image_ids)}
+
+    async def find(self, collection: str, sha256: str) -> Image | None:
+        rows = (row for row in self._alive() if (row.image.collection, row.image.sha256) == (collection, sha256))
+        return next((row.copy() for row in rows), None)
+
+    async def list(self, where: ImageFilter, limit: int, before: UUID | None = None) -> Sequence[Image]:
+        def fits(image: Image) -> bool:
+            return (
+                where.collection in (None, image.collection)
+                and where.state in (None, image.state)
+                and set(where.tags) <= set(image.tags)
+                and (before is None or image.id < before)
+            )
+
+        rows = [row for row in self._alive() if fits(row.image)]
+        rows.sort(key=lambda row: row.image.id, reverse=True)
+        return [row.copy() for row in rows[:limit]]
+
+    async def counts(self) -> Mapping[ImageState, int]:
+        states = [row.image.state for row in self._alive()]
+        return {state: states.count(state) for state in ImageState}
+
+    async def update(
+        self, image_id: UUID, tags: Sequence[str] | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Image:
+        row = self._row(image_id)
+        return row.change(
+            tags=row.image.tags if tags is None else list(tags),
+            metadata=row.image.metadata if metadata is None else _json(metadata),
+        )
+
+    # the life of a job
+
+    async def mark_pending(self, image_ids: Sequence[UUID]) -> Sequence[Image]:
+        rows = [row for row in self._alive(image_ids) if row.image.state is ImageState.CREATED]
+        return [row.change(state=ImageState.PENDING) for row in rows]
+
+    async def claim(self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str) -> Sequence[Image]:
+        rows = [row for row in self._alive(image_ids) if row.due]
+        for row in rows:
+            row.owner, row.due_at = owner, time.time() + lease_seconds
+            row.failures += 1
+        state = STATE_OF_STAGE.get(stage, ImageState.PENDING)
+        return [row.change(state=state, stage=stage, attempts=row.image.attempts + 1) for row in rows]
+
+    async def renew(self, owner: str, image_ids: Sequence[UUID], lease_seconds: float) -> set[UUID]:
+        rows = [row for row in self._alive(image_ids) if row.owner == owner]
+        for row in rows:
+            row.due_at = time.time() + lease_seconds
+        return {row.image.id for row in rows}
+
+    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
+        row = self._claimed(image_id, attempt)
+        return row.change(stage=stage, state=STATE_OF_STAGE.get(stage, row.image.state))
+
+    async def finish(
+        self, image_id: UUID, attempt: int, features: Mapping[str, Any], embedding: EmbeddingInfo | None
+    ) -> Image:
+        row = self._claimed(image_id, attempt)
+        row.hand_back(due_at=None)
+        return row.change(state=ImageState.DONE, stage=None, error=None, features=_json(features), embedding=embedding)
+
+    async def fail(
+        self, image_id: UUID, attempt: int, error: ImageError, retry_at: datetime | None, counts: bool = True
+    ) -> Image:
+        row = self._claimed(image_id, attempt)
+        row.failures -= not counts
+        row.hand_back(due_at=retry_at.timestamp() if retry_at else None)
+        if retry_at is None:
+            return row.change(state=ImageState.ERROR, stage=error.stage, error=error)
+        return row.change(state=ImageState.PENDING, stage=None, error=error)
+
+    async def failures(self, image_id: UUID) -> int:
+        return self._row(image_id).failures
+
+    async def release(self, owner: str | None) -> Sequence[UUID]:
+        rows = [row for row in self._rows.values() if row.owner is not None and owner in (None, row.owner)]
+        for row in rows:
+            row.hand_back(due_at=time.time())  # of a tombstone, too: nobody works on it any more
+            row.failures -= owner is not None
+            row.change(state=ImageState.PENDING, stage=None)
+        return [row.image.id for row in rows if not row.deleted]
+
+    async def due(self, limit: int) -> Sequence[UUID]:
+        rows = [(row.due_at, row.image.id) for row in self._rows.values() if row.due]
+        return [image_id for _, image_id in sorted(rows)[:limit]]
+
+    async def bury(self, max_attempts: int) -> Sequence[Image]:
+        # Not only those with an owner: `release` takes it from those whose process died, and an image
+        # that kills its process must not come back with every start.
+        rows = [row for row in self._rows.values() if row.due and row.failures >= max_attempts]
+        buried = []
+        for row in rows:
+            sentence = f"The process that worked on this image ended in each of {row.failures} attempts."
+            error = ImageError(row.image.stage, "worker-lost", sentence, row.image.attempts)
+            row.hand_back(due_at=None)
+            buried.append(row.change(state=ImageState.ERROR, error=error))
+        return buried
+
+    async def retry(self, image_id: UUID) -> Image:
+        row = self._row(image_id)
+        if row.image.state is not ImageState.ERROR:
+            raise WrongState(f"The image is {row.image.state}; only an image in error can be retried.")
+        row.failures = 0
+        row.hand_back(due_at=time.time())
+        return row.change(state=ImageState.PENDING, stage=None, error=None)
+
+    # delete
+
+    async def entomb(self, image_id: UUID) -> Image:
+        row = self._row(image_id)
+        row.deleted = True
+        return row.change(attempts=row.image.attempts + 1)
+
+    async def tombstones(self, limit: int) -> Sequence[Image]:
+        rows = [row for row in self._rows.values() if row.deleted and not row.leased]
+        return [row.copy() for row in rows[:limit]]
+
+    async def purge(self, image_id: UUID) -> None:
+        row = self._rows.get(image_id)
+        if row is None or not row.deleted:
+            return
+        del self._rows[image_id]
+        for key, cached in self._cache.items():
+            if key.sha256 == row.image.sha256:
+                cached.unused_since = time.time()
+
+    # the embedding cache
+
+    async def cached_embedding(self, key: CacheKey) -> Vector | None:
+        cached = self._cache.get(key)
+        return None if cached is None else cached.vector.copy()
+
+    async def cache_embedding(self, key: CacheKey, vector: Vector) -> None:
+        self._cache.setdefault(key, _CachedEmbedding(vector.astype(np.float32), time.time()))
+
+    async def sweep_cache(self, keep_seconds: float) -> int:
+        used = {row.image.sha256 for row in self._rows.values()}
+        until = time.time() - keep_seconds
+        swept = [key for key, cached in self._cache.items() if key.sha256 not in used and cached.unused_since <= until]
+        for key in swept:
+            del self._cache[key]
+        return len(swept)
+
+    # the pieces
+
+    def _alive(self, image_ids: Iterable[UUID] | None = None) -> Iterable[_Row]:
+        """The rows of `image_ids` (None: all), each once, that are no tombstones."""
+        wanted = self._rows if image_ids is None else dict.fromkeys(image_ids)
+        return [row for image_id in wanted if (row := self._rows.get(image_id)) and not row.deleted]
+
+    def _row(self, image_id: UUID) -> _Row:
+        row = self._rows.get(image_id)
+        if row is None or row.deleted:
+            raise ImageNotFound(f"No image has the id {image_id}.")
+        return row
+
+    def _claimed(self, image_id: UUID, attempt: int) -> _Row:
+        """The row under the fence of a claim."""
+        row = self._rows.get(image_id)
+        if row is None or row.deleted or row.owner is None or row.image.attempts != attempt:
+            raise LeaseLost(f"Attempt {attempt} no longer holds the image {image_id}.")
+        return row
+
+
+def _json(value: Mapping[str, Any]) -> Any:
+    """`value` as it comes back from a database."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,63 @@
+"""Runs Piccolo's migrations on one engine."""
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from piccolo.apps.migrations.commands.forwards import ForwardsMigrationManager
+from piccolo.apps.migrations.tables import Migration
+from piccolo.engine.base import Engine
+
+from imgsim.adapters.database import piccolo_conf
+from imgsim.adapters.database.piccolo_app import APP_CONFIG
+from imgsim.core.errors import Unavailable
+
+log = logging.getLogger("imgsim.database")
+
+# Piccolo finds the engine of migrations through a module, so one engine is migrated at a time.
+_one_at_a_time = asyncio.Lock()
+
+
+async def migrate(engine: Engine[Any]) -> list[str]:
+    """Bring the tables of `engine` up to date; return the ids of the migrations that ran."""
+    async with _manager(engine) as manager:
+        waiting = await _waiting(manager)
+        with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints its progress
+            result = await manager.run_migrations(APP_CONFIG)
+        log.debug("piccolo: %s", said.getvalue())
+        if not result.success:
+            raise Unavailable(f"The database could not be migrated: {result.message}.")
+        return waiting
+
+
+async def migrate_if_new(engine: Engine[Any]) -> None:
+    """Make the tables of a new database. ``Unavailable`` where an old one waits for ``imgsim migrate``:
+    what changes people's data is never done in passing."""
+    async with _manager(engine) as manager:
+        waiting = await _waiting(manager)
+        ran = await Migration.get_migrations_which_ran(app_name=APP_CONFIG.app_name)
+    if waiting and ran:
+        raise Unavailable(f"The database waits for the migrations {', '.join(waiting)}: run imgsim migrate.")
+    if waiting:
+        await migrate(engine)
+
+
+@contextlib.asynccontextmanager
+async def _manager(engine: Engine[Any]) -> AsyncIterator[ForwardsMigrationManager]:
+    async with _one_at_a_time:
+        os.environ["PICCOLO_CONF"] = piccolo_conf.__name__
+        piccolo_conf.DB = engine
+        Migration._meta._db = engine
+        manager = ForwardsMigrationManager(app_name=APP_CONFIG.app_name)
+        await manager.create_migration_table()
+        yield manager
+
+
+async def _waiting(manager: ForwardsMigrationManager) -> list[str]:
+    modules = manager.get_migration_modules(APP_CONFIG.resolved_migrations_folder_path)
+    ran = await Migration.get_migrations_which_ran(app_name=APP_CONFIG.app_name)
+    return sorted(set(manager.get_migration_ids(modules)) - set(ran))

@@ -1,0 +1,77 @@
+"""Between table rows (dicts as the drivers give them) and the domain's dataclasses."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageState
+
+
+def image_of(row: dict[str, Any]) -> Image:
+    error = _json(row["error"])
+    return Image(
+        id=_uuid(row["id"]),
+        collection=row["collection"],
+        state=ImageState(row["state"]),
+        stage=row["stage"],
+        duplicate=False,
+        sha256=row["sha256"],
+        filename=row["filename"],
+        content_type=row["content_type"],
+        bytes=row["bytes"],
+        width=row["width"],
+        height=row["height"],
+        tags=_json(row["tags"]),
+        metadata=_json(row["metadata"]),
+        attempts=row["attempts"],
+        error=ImageError(**error) if error else None,
+        embedding=EmbeddingInfo(row["model"], row["dimensions"]) if row["model"] else None,
+        features=_json(row["features"]),
+        created_at=_datetime(row["created_at"]),
+        updated_at=_datetime(row["updated_at"]),
+    )
+
+
+def row_of(image: Image) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "collection": image.collection,
+        "sha256": image.sha256,
+        "state": image.state.value,
+        "stage": image.stage,
+        "filename": image.filename,
+        "content_type": image.content_type,
+        "bytes": image.bytes,
+        "width": image.width,
+        "height": image.height,
+        "tags": json.dumps(list(image.tags)),
+        "metadata": json.dumps(image.metadata),
+        "features": json.dumps(image.features),
+        "model": image.embedding.model if image.embedding else None,
+        "dimensions": image.embedding.dimensions if image.embedding else None,
+        "error": json.dumps(asdict(image.error)) if image.error else None,
+        "attempts": image.attempts,
+        "failures": 0,
+        "owner": None,
+        "due_at": image.created_at,
+        "created_at": image.created_at,
+        "updated_at": image.updated_at,
+        "deleted_at": None,
+    }
+
+
+# SQLite's RETURNING carries no column types, so values may come as text where SELECT gives objects.
+
+
+def _uuid(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(str(value))
+
+
+def _datetime(value: Any) -> datetime:
+    return (value if isinstance(value, datetime) else datetime.fromisoformat(value)).astimezone(UTC)
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str | bytes) else value

@@ -1,0 +1,65 @@
+"""The repository in one SQLite file, for one process."""
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+from imgsim.adapters.database.migrate import migrate, migrate_if_new
+from imgsim.adapters.database.piccolo_repository import PiccoloImageRepository
+from imgsim.adapters.database.sqlite_engine import GroupCommitSQLiteEngine
+from imgsim.adapters.database.tables import Tables, bind_tables
+from imgsim.core.errors import Unavailable, WrongState
+
+T = TypeVar("T")
+
+
+class SQLiteSession:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def open(self) -> Tables:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._engine = GroupCommitSQLiteEngine(self._path)
+            await self._engine.open()
+        except (sqlite3.Error, OSError) as error:
+            raise Unavailable(f"The database {self._path} cannot be opened: {error}.") from error
+        return bind_tables(self._engine)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def migrate(self) -> list[str]:
+        return await migrate(self._engine)
+
+    async def migrate_if_new(self) -> None:
+        await migrate_if_new(self._engine)
+
+    async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return cast("T", await self._engine.write(operation))
+        except sqlite3.IntegrityError as error:
+            raise WrongState(f"A row stands in the way: {error}.") from error
+        except sqlite3.OperationalError as error:
+            raise Unavailable(f"The database {self._path} cannot be written: {error}.") from error
+
+    async def read(self, query: Awaitable[T]) -> T:
+        try:
+            return await query
+        except sqlite3.OperationalError as error:
+            raise Unavailable(f"The database {self._path} cannot be read: {error}.") from error
+
+
+def open_sqlite(url: str) -> PiccoloImageRepository:
+    """``sqlite:///absolute/path`` or ``sqlite://relative/path``."""
+    return PiccoloImageRepository(SQLiteSession(Path(url.removeprefix("sqlite://"))))
+
+
+async def migrate_sqlite(url: str) -> list[str]:
+    session = SQLiteSession(Path(url.removeprefix("sqlite://")))
+    await session.open()
+    try:
+        return await session.migrate()
+    finally:
+        await session.close()

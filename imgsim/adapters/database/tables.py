@@ -1,0 +1,81 @@
+"""The tables: the same on SQLite and PostgreSQL. The migrations make them; change both together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from piccolo.columns import JSONB, UUID, BigInt, Bytea, Integer, Serial, Text, Timestamptz, Varchar
+from piccolo.engine.base import Engine
+from piccolo.table import Table
+
+
+class ImageRow(Table, tablename="image"):
+    """One uploaded image, or its tombstone (``deleted_at`` set)."""
+
+    id = UUID(primary_key=True, default=None)
+    collection = Varchar(length=255)
+    sha256 = Varchar(length=64)
+    state = Varchar(length=16, index=True)
+    stage = Varchar(length=255, null=True, default=None)
+    filename = Text()
+    content_type = Varchar(length=255)
+    bytes = BigInt()
+    width = Integer()
+    height = Integer()
+    tags = JSONB()
+    metadata = JSONB()
+    features = JSONB()
+    model = Varchar(length=255, null=True, default=None)
+    dimensions = Integer(null=True, default=None)
+    error = JSONB(null=True, default=None)
+    attempts = Integer()  # every claim ever made; the fence
+    failures = Integer()  # claims since the last retry; held against max_attempts
+    owner = Varchar(length=64, null=True, default=None)  # who holds the claim
+    # When someone may work on this image: its time of retry, or the end of its lease while it is
+    # claimed. None for those that rest, so the index holds the unfinished ones alone.
+    due_at = Timestamptz(null=True, default=None, index=True)
+    created_at = Timestamptz()
+    updated_at = Timestamptz()
+    deleted_at = Timestamptz(null=True, default=None, index=True)
+
+
+class ImageTagRow(Table, tablename="image_tag"):
+    """An index of ``image.tags``, which both engines can search."""
+
+    id = Serial(primary_key=True)
+    image = UUID(default=None, index=True)
+    tag = Varchar(length=255)
+
+
+class CachedEmbeddingRow(Table, tablename="cached_embedding"):
+    """An embedding by what was computed: bytes, model, preprocessing."""
+
+    id = Serial(primary_key=True)
+    sha256 = Varchar(length=64)
+    model = Varchar(length=255)
+    preprocessing = Varchar(length=255)
+    vector = Bytea()  # little-endian float32
+    orphaned_at = Timestamptz(null=True, default=None, index=True)  # since when no image has these bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables bound to one engine."""
+
+    image: type[ImageRow]
+    tag: type[ImageTagRow]
+    embedding: type[CachedEmbeddingRow]
+
+
+def bind_tables(engine: Engine[Any]) -> Tables:
+    """Piccolo keeps a table's engine in its class: classes of their own let one process hold two databases open."""
+
+    class Image(ImageRow, db=engine, tablename="image"):
+        pass
+
+    class ImageTag(ImageTagRow, db=engine, tablename="image_tag"):
+        pass
+
+    class CachedEmbedding(CachedEmbeddingRow, db=engine, tablename="cached_embedding"):
+        pass
+
+    return Tables(Image, ImageTag, CachedEmbedding)

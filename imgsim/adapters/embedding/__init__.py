@@ -1,0 +1,38 @@
+"""Embedders by the scheme of ``embedder.url``. Their libraries are imported when one is chosen."""
+
+from collections.abc import Callable, Mapping
+
+from imgsim.core.errors import SettingsError
+from imgsim.core.ports import Embedder
+from imgsim.settings import Settings
+
+PACKAGED = "efficientnet-lite0"
+"""The model whose weights come with imgsim."""
+
+
+def _local(settings: Settings) -> Embedder:
+    """A model in this process: the packaged one, or one of open_clip."""
+    wanted = settings.embedder
+    if wanted.model == PACKAGED:
+        from imgsim.adapters.embedding.packaged import PackagedEmbedder
+
+        return PackagedEmbedder(wanted.threads, wanted.queue)
+    if "/" in wanted.model or wanted.model.startswith("local-dir:"):
+        from imgsim.adapters.embedding.open_clip import OpenClipEmbedder
+
+        return OpenClipEmbedder(wanted.model, wanted.threads, wanted.batch, wanted.queue)
+    raise SettingsError(
+        f"The setting embedder.model cannot be used: {wanted.model!r} names no model. Valid: {PACKAGED} (packaged), or "
+        "an open_clip model as ARCHITECTURE/PRETRAINED_TAG (ViT-B-32/laion2b_s34b_b79k) or ARCHITECTURE/FILE "
+        "(ViT-B-32/weights.pt)."
+    )
+
+
+def _colour(settings: Settings) -> Embedder:
+    from imgsim.adapters.embedding.colour import ColourEmbedder
+
+    return ColourEmbedder()
+
+
+EMBEDDERS: Mapping[str, Callable[[Settings], Embedder]] = {"local": _local, "colour": _colour}
+"""What ``embedder.url`` may start with, and what it makes. ``SettingsError`` for a model that is not there."""

@@ -1,0 +1,1 @@
+"""The HTTP side: a Litestar app over the services."""

@@ -1,0 +1,33 @@
+"""The Litestar app."""
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.plugins.prometheus import PrometheusConfig
+
+from imgsim.adapters.http.auth import api_key_guard
+from imgsim.adapters.http.encode import encode
+from imgsim.adapters.http.events import EventsController
+from imgsim.adapters.http.images import ImagesController
+from imgsim.adapters.http.openapi import openapi_config
+from imgsim.adapters.http.operations import OperationsController
+from imgsim.adapters.http.problems import EXCEPTION_HANDLERS
+from imgsim.adapters.http.search import SearchController
+from imgsim.adapters.http.services import Services
+
+_MOST_ENCODED_FILES = 64
+
+
+def create_app(services: Services) -> Litestar:
+    """All routes over `services`. Opens nothing: the container has opened the adapters."""
+    return Litestar(
+        route_handlers=[ImagesController, SearchController, EventsController, OperationsController, encode],
+        dependencies={"services": Provide(lambda: services, sync_to_thread=False, use_cache=True)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        guards=[api_key_guard(services.api_keys)],
+        middleware=[PrometheusConfig(app_name="imgsim", prefix="imgsim_http", group_path=True).middleware],
+        openapi_config=openapi_config(),
+        # What one file may have is checked while it streams in; this bounds a body of many.
+        request_max_body_size=services.max_upload_bytes * _MOST_ENCODED_FILES,
+        logging_config=None,  # the command line has set it up
+        debug=False,
+    )

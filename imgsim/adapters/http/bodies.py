@@ -1,0 +1,169 @@
+"""Request bodies: streamed to spooled files, short fields in memory, all bounded."""
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, TypeVar, cast
+
+import msgspec
+from litestar import Request
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
+
+from imgsim.core.errors import InvalidRequest, TooLarge
+
+AnyRequest = Request[Any, Any, Any]
+T = TypeVar("T")
+
+_IN_MEMORY = 1 << 20  # a file moves to disk when it grows beyond
+_LARGEST_FIELD = 1 << 17
+_LARGEST_JSON = 1 << 20
+_MOST_PARTS = 256
+
+
+@dataclass(slots=True)
+class UploadedFile:
+    file: BinaryIO
+    filename: str
+
+
+@dataclass(slots=True)
+class Form:
+    """What a multipart body held. Fields can repeat."""
+
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    files: list[UploadedFile] = field(default_factory=list)
+
+    def one(self, name: str, default: str = "") -> str:
+        values = self.fields.get(name, [default])
+        if len(values) > 1:
+            raise InvalidRequest(f"The field {name!r} was given {len(values)} times; once is enough.")
+        return values[0]
+
+    def only(self, known: set[str]) -> None:
+        """Refuse misspelt fields."""
+        for name in self.fields:
+            if name not in known:
+                raise InvalidRequest(f"There is no field {name[:80]!r}. There are: file, {', '.join(sorted(known))}.")
+
+
+def media_type(request: AnyRequest) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+@asynccontextmanager
+async def read_form(request: AnyRequest, max_file_bytes: int, max_files: int = 1) -> AsyncIterator[Form]:
+    """The multipart form of `request`; its files live as long as the context.
+
+    Files are the parts named ``file``. Raises ``InvalidRequest`` and ``TooLarge``, the latter as soon
+    as a file grows beyond `max_file_bytes`.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != "multipart/form-data" or not options.get("boundary"):
+        raise InvalidRequest("The body must be multipart/form-data, with the image in the field 'file'.")
+    with ExitStack() as opened:
+        form = Form()
+        try:
+            parser = opened.enter_context(PushMultipartParser(options["boundary"], max_segment_count=_MOST_PARTS))
+            sink: _Sink | None = None
+            async for chunk in _chunks(request):
+                for part in parser.parse(chunk):
+                    if isinstance(part, MultipartSegment):
+                        sink = _Sink.of(part, form, opened, max_file_bytes, max_files)
+                    elif part and sink:
+                        sink.write(bytes(part))
+                    elif sink:
+                        sink.end()
+            parser.close()
+        except ParserLimitReached as error:
+            raise InvalidRequest(
+                f"The form has too many parts or too long headers; at most {_MOST_PARTS} parts."
+            ) from error
+        except MultipartError as error:
+            raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from error
+        yield form
+
+
+class _Sink:
+    """Where the bytes of one part go."""
+
+    def __init__(self, name: str, into: BinaryIO | bytearray, limit: int, form: Form) -> None:
+        self._name = name
+        self._into = into
+        self._limit = limit
+        self._form = form
+        self._size = 0
+
+    @classmethod
+    def of(cls, part: MultipartSegment, form: Form, opened: ExitStack, max_file_bytes: int, max_files: int) -> "_Sink":
+        if part.name != "file":
+            if part.filename:
+                raise InvalidRequest(f"The file must come in the field 'file', not {part.name[:80]!r}.")
+            return cls(part.name, bytearray(), _LARGEST_FIELD, form)
+        if len(form.files) == max_files:
+            raise InvalidRequest(f"At most {max_files} file{'s' * (max_files > 1)} can come in one request.")
+        spooled = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (closed with `opened`)
+        file = cast("BinaryIO", opened.enter_context(spooled))
+        form.files.append(UploadedFile(file, part.filename or ""))
+        return cls(part.name, file, max_file_bytes, form)
+
+    def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limit:
+            setting = " (upload.max_bytes)" if self._name == "file" else ""
+            raise TooLarge(f"The field {self._name[:80]!r} has more than {self._limit} bytes{setting}.")
+        if isinstance(self._into, bytearray):
+            self._into += data
+        else:
+            self._into.write(data)
+
+    def end(self) -> None:
+        if isinstance(self._into, bytearray):
+            try:
+                text = self._into.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidRequest(f"The field {self._name[:80]!r} is not UTF-8.") from error
+            self._form.fields.setdefault(self._name, []).append(text)
+
+
+@asynccontextmanager
+async def read_raw(request: AnyRequest, max_bytes: int) -> AsyncIterator[BinaryIO]:
+    """The whole body as a file that lives as long as the context. ``TooLarge``."""
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
+        size = 0
+        async for chunk in _chunks(request):
+            size += len(chunk)
+            if size > max_bytes:
+                raise TooLarge(f"The body has more than {max_bytes} bytes (upload.max_bytes).")
+            file.write(chunk)
+        file.seek(0)
+        yield cast("BinaryIO", file)
+
+
+async def read_json(request: AnyRequest, kind: type[T]) -> T:
+    """The JSON body as `kind` (a msgspec Struct). ``InvalidRequest`` says which value does not fit."""
+    body = bytearray()
+    async for chunk in _chunks(request):
+        body += chunk
+        if len(body) > _LARGEST_JSON:
+            raise TooLarge(f"The JSON body has more than {_LARGEST_JSON} bytes.")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body does not fit: {error}.") from error
+
+
+def convert(values: dict[str, Any], kind: type[T]) -> T:
+    """Form fields (texts) as `kind`."""
+    try:
+        return msgspec.convert(values, type=kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"The form does not fit: {error}.") from error
+
+
+async def _chunks(request: AnyRequest) -> AsyncIterator[bytes]:
+    # Closed by hand: a generator left half read would be finalised by the garbage collector.
+    async with contextlib.aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            yield chunk

@@ -1,0 +1,173 @@
+"""``/images``: upload, read, list, change, delete, retry."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from urllib.parse import quote
+from uuid import UUID
+
+import msgspec
+from litestar import Controller, Response, delete, get, patch, post
+from litestar.openapi import ResponseSpec
+from litestar.params import Parameter
+from litestar.response import Redirect, Stream
+from litestar.status_codes import HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
+
+from imgsim.adapters.http import openapi
+from imgsim.adapters.http.bodies import AnyRequest, read_form, read_json
+from imgsim.adapters.http.services import Services
+from imgsim.core.errors import InvalidRequest
+from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState, original_key
+
+Limit = Annotated[int, Parameter(ge=1, le=100, description="How many at most, 1 to 100.")]
+Tags = Annotated[
+    list[str] | None, Parameter(query="tag", description="Only those with this tag; repeat it: all must match.")
+]
+Cursor = Annotated[str | None, Parameter(description="`next_cursor` of the page before.")]
+
+_PRESIGNED_SECONDS = 600
+
+
+class ImageChange(msgspec.Struct, forbid_unknown_fields=True):
+    """What is left out stays; what is given replaces the old."""
+
+    tags: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ImagesController(Controller):
+    path = "/images"
+    tags = ["images"]
+
+    @post(
+        "/upload",
+        status_code=HTTP_202_ACCEPTED,
+        summary="Upload an image",
+        operation_class=openapi.upload_body,
+        responses={
+            202: ResponseSpec(Image, description="Stored; it will be processed", examples=[openapi.IMAGE]),
+            200: ResponseSpec(Image, description="The collection has these bytes already"),
+            **openapi.problems(400, 413, 415, 422, 503),
+        },
+    )
+    async def upload(self, request: AnyRequest, services: Services) -> Response[Image]:
+        """Answers as soon as the bytes and the row are durable; follow `Location` for the rest."""
+        async with read_form(request, services.max_upload_bytes) as form:
+            form.only({"collection", "tags", "metadata"})
+            if not form.files:
+                raise InvalidRequest("The form has no file in the field 'file'.")
+            image = await services.ingest().upload(
+                form.files[0].file,
+                form.files[0].filename,
+                form.one("collection", "default"),
+                [tag for tag in form.fields.get("tags", []) if tag],
+                _metadata(form.one("metadata")),
+            )
+        return Response(image, status_code=200 if image.duplicate else 202, headers={"Location": f"/images/{image.id}"})
+
+    @get("/", summary="List images", responses=openapi.problems(400))
+    async def list_images(
+        self,
+        services: Services,
+        collection: str | None = None,
+        image_state: Annotated[ImageState | None, Parameter(query="state")] = None,
+        tag: Tags = None,
+        cursor: Cursor = None,
+        limit: Limit = 50,
+    ) -> ImagePage:
+        """Newest first. Images that arrive while you page neither repeat nor hide others."""
+        try:
+            before = UUID(cursor) if cursor else None
+        except ValueError as error:
+            raise InvalidRequest(f"{str(cursor)[:80]!r} is not a cursor that a list gave.") from error
+        where = ImageFilter(collection, image_state, tag or ())
+        images = await services.images().list(where, limit + 1, before)
+        page = images[:limit]
+        return ImagePage(page, str(page[-1].id) if len(images) > limit else None)
+
+    @get(
+        "/{image_id:uuid}",
+        summary="One image",
+        responses={200: ResponseSpec(Image, examples=[openapi.IMAGE]), **openapi.problems(404, 409)},
+    )
+    async def get_image(
+        self,
+        services: Services,
+        image_id: UUID,
+        vector: Annotated[bool, Parameter(description="Add the embedding itself, as `embedding.vector`.")] = False,
+    ) -> Response[Any]:
+        image = await services.images().get(image_id)
+        if not vector:
+            return Response(image)
+        values = await services.search().vector(image)
+        body = msgspec.to_builtins(image)
+        body["embedding"]["vector"] = values.tolist()
+        return Response(body)
+
+    @get("/{image_id:uuid}/file", summary="The bytes as uploaded", responses=openapi.problems(404))
+    async def get_file(self, request: AnyRequest, services: Services, image_id: UUID) -> Response[Any]:
+        """A redirect to a presigned URL where the object store has them."""
+        image = await services.images().get(image_id)
+        objects = services.objects()
+        url = await objects.presign_get(original_key(image_id), _PRESIGNED_SECONDS, image.filename)
+        if url is not None:
+            return Redirect(url, status_code=307)
+        headers = {
+            "ETag": f'"{image.sha256}"',
+            "Cache-Control": "private, max-age=31536000, immutable",
+            "Content-Disposition": f"inline; filename*=UTF-8''{quote(image.filename or str(image.id), safe='')}",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if headers["ETag"] in request.headers.get("if-none-match", ""):
+            return Response(None, status_code=304, headers=headers)
+        # The first chunk is read before the answer begins, so that a missing object is an error, not half an answer.
+        chunks = objects.get(original_key(image_id))
+        first = await anext(chunks, b"")
+        headers["Content-Length"] = str(image.bytes)
+        return Stream(_rest(first, chunks), media_type=image.content_type, headers=headers)
+
+    @patch(
+        "/{image_id:uuid}",
+        summary="Change tags or metadata",
+        operation_class=openapi.json_body(ImageChange, {"tags": ["cat", "sofa"], "metadata": {"album": 7}}),
+        responses=openapi.problems(400, 404),
+    )
+    async def change_image(self, request: AnyRequest, services: Services, image_id: UUID) -> Image:
+        change = await read_json(request, ImageChange)
+        return await services.lifecycle().update(image_id, change.tags, change.metadata)
+
+    @delete(
+        "/{image_id:uuid}",
+        status_code=HTTP_204_NO_CONTENT,
+        summary="Delete an image and all that was made of it",
+        responses=openapi.problems(404),
+    )
+    async def delete_image(self, services: Services, image_id: UUID) -> None:
+        await services.lifecycle().delete(image_id)
+
+    @post(
+        "/{image_id:uuid}/retry",
+        status_code=HTTP_202_ACCEPTED,
+        summary="Process an image in error again",
+        responses=openapi.problems(404, 409),
+    )
+    async def retry_image(self, services: Services, image_id: UUID) -> Image:
+        return await services.lifecycle().retry(image_id)
+
+
+async def _rest(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The field 'metadata' is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("The field 'metadata' must be a JSON object.")
+    return value

@@ -1,0 +1,62 @@
+"""``/``, ``/health``, ``/ready``, ``/metrics``: for those who run it."""
+
+import asyncio
+from typing import Any
+
+from litestar import Controller, MediaType, Response, get
+
+from imgsim import __version__
+from imgsim.adapters.http.landing import LANDING_PAGE
+from imgsim.adapters.http.services import Services
+from imgsim.core.errors import ImgsimError
+from imgsim.core.ports import Adapter
+
+_SECONDS_TO_ANSWER = 2.0
+
+
+class OperationsController(Controller):
+    tags = ["operations"]
+    opt = {"open": True}
+
+    @get("/health", summary="200 while the process lives")
+    async def health(self) -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
+
+    @get("/ready", summary="200 when every part answers, else 503", raises=[])
+    async def ready(self, services: Services) -> Response[dict[str, Any]]:
+        """One line per dependency: `ok`, or what is wrong with it."""
+        adapters = services.adapters()
+        answers = await asyncio.gather(*(_ask(adapter) for adapter in adapters.values()))
+        checks = dict(zip(adapters, answers, strict=True))
+        ready = all(answer == "ok" for answer in answers)
+        return Response(
+            {"status": "ready" if ready else "not ready", "checks": checks},
+            status_code=200 if ready else 503,
+            headers={} if ready else {"Retry-After": "5"},
+        )
+
+    @get("/metrics", summary="Prometheus metrics", media_type=MediaType.TEXT, opt={"open": False})
+    async def metrics(self, services: Services) -> Response[bytes]:
+        figures = services.metrics()
+        for state, count in (await services.images().counts()).items():
+            figures.images.labels(state.value).set(count)
+        figures.queue.set(await services.jobs().depth())
+        for model in await services.vectors().models():
+            figures.vectors.labels(model).set(await services.vectors().count(model))
+        return Response(figures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @get("/", summary="What to do next", media_type=MediaType.HTML, include_in_schema=False)
+    async def landing(self) -> Response[str]:
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        return Response(LANDING_PAGE, media_type=MediaType.HTML, headers={"Content-Security-Policy": policy})
+
+
+async def _ask(adapter: Adapter) -> str:
+    try:
+        async with asyncio.timeout(_SECONDS_TO_ANSWER):
+            await adapter.ping()
+    except TimeoutError:
+        return f"no answer within {_SECONDS_TO_ANSWER:g} s"
+    except ImgsimError as error:
+        return error.message
+    return "ok"

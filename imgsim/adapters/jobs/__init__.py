@@ -1,0 +1,16 @@
+"""Job queues by URL scheme."""
+
+from collections.abc import Callable, Mapping
+
+from imgsim.core.ports import JobQueue
+from imgsim.settings import Settings
+
+
+def _inprocess(settings: Settings) -> JobQueue:
+    from imgsim.adapters.jobs.inprocess import InProcessJobQueue
+
+    return InProcessJobQueue()
+
+
+JOB_QUEUES: Mapping[str, Callable[[Settings], JobQueue]] = {"inprocess": _inprocess}
+"""What makes the queue that the settings describe, by the scheme of ``jobs.url``."""

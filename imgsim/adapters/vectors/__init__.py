@@ -1,0 +1,84 @@
+"""Vector indexes by URL scheme, and what all of them share: names of collections, and which vectors they take."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from imgsim.core.errors import NotSearchable, SettingsError, VectorRefused
+from imgsim.core.models import Hit, Vector
+from imgsim.core.ports import VectorIndex
+
+T = TypeVar("T")
+
+_PREFIX = "imgsim-"
+"""Every collection's name begins so: a server may hold other programs' collections too."""
+
+
+def collection_name(model: str) -> str:
+    """`model` as a name that folders, URL paths and Qdrant servers take: ``imgsim-ViT-B-32=2Flaion2b_s34b_b79k``.
+
+    Percent-encoding with ``=`` for ``%``, which not every part of a server's way leaves alone.
+    """
+    return _PREFIX + quote(model, safe="@").replace("%", "=")
+
+
+def model_of(name: str) -> str | None:
+    """The model of a collection's name; None for a collection that is not ours."""
+    return unquote(name.removeprefix(_PREFIX).replace("=", "%")) if name.startswith(_PREFIX) else None
+
+
+def checked_vector(vector: Vector, dimensions: int, model: str) -> Vector:
+    """`vector` as ``(dimensions,)`` float32; ``VectorRefused`` where it is not that, or not finite.
+
+    The engines must not be asked: Qdrant Edge takes a NaN, and every later answer is wrong.
+    """
+    array = np.asarray(vector, dtype=np.float32)
+    if array.shape != (dimensions,):
+        raise VectorRefused(f"The vectors of {model} have the shape ({dimensions},), not {array.shape}.")
+    if not np.isfinite(array).all():
+        raise VectorRefused(f"A vector for {model} holds NaN or infinity.")
+    return array
+
+
+def no_collection(model: str) -> NotSearchable:
+    """What every method but ``open_collection`` raises for a model without a collection."""
+    return NotSearchable(f"The vector index has no collection for the model {model!r}.")
+
+
+def ranked(hits: Sequence[Hit], min_score: float | None) -> Sequence[Hit]:
+    """`hits` best first, ties by id, without those below `min_score`, scores cut to [-1, 1].
+
+    Applied to the answer, not in the engine: the best `limit` that reach `min_score` are those of the best
+    `limit`, and no quantized score decides at the threshold. Float32 can give 1.0000001 for two equal vectors.
+    """
+    cut = [Hit(hit.id, min(1.0, max(-1.0, hit.score))) for hit in hits]
+    kept = [hit for hit in cut if min_score is None or hit.score >= min_score]
+    return sorted(kept, key=lambda hit: (-hit.score, str(hit.id)))
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in runs of at most `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _edge(url: str) -> VectorIndex:
+    from imgsim.adapters.vectors.qdrant_edge import QdrantEdgeVectorIndex
+
+    folder = url.removeprefix("qdrant-edge:").removeprefix("//")
+    if not folder:
+        raise SettingsError(f"The setting vectors.url must name a folder: qdrant-edge:///folder (got {url!r}).")
+    return QdrantEdgeVectorIndex(Path(folder))
+
+
+def _memory(url: str) -> VectorIndex:
+    from imgsim.adapters.vectors.qdrant_memory import qdrant_memory_vector_index
+
+    return qdrant_memory_vector_index()
+
+
+VECTOR_INDEXES: Mapping[str, Callable[[str], VectorIndex]] = {"qdrant-edge": _edge, "qdrant-memory": _memory}
+"""What opens the whole URL of each scheme: ``qdrant-edge:///absolute/folder`` or ``qdrant-edge://relative/folder``,
+taken as it stands, without percent-decoding; and ``qdrant-memory:``."""

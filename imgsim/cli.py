@@ -1,0 +1,361 @@
+"""The command line. Results on stdout, messages on stderr; exit status 0 only on success."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from imgsim import __version__
+from imgsim.core.errors import ImgsimError, SettingsError
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_MOST_FAILURES_SHOWN = 20
+
+
+class _Group(click.Group):
+    """Errors of imgsim's own are a sentence on stderr, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ImgsimError as error:
+            click.echo(f"imgsim: {error.message}", err=True)
+            ctx.exit(2 if isinstance(error, SettingsError) else 1)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+def settings_options(command: F) -> F:
+    """``--config`` and ``--data-dir``."""
+    command = click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder of the embedded parts."
+    )(command)
+    return click.option(
+        "--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of settings [IMGSIM_CONFIG]."
+    )(command)
+
+
+def server_option(command: F) -> F:
+    return click.option("--server", metavar="URL", help="Use this running server, not the data directory.")(command)
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def _settings(config: Path | None, data_dir: Path | None, **overrides: Any) -> Any:
+    from imgsim.settings import load_settings
+
+    given = {name: value for name, value in {"data_dir": data_dir, **overrides}.items() if value is not None}
+    settings = load_settings(config, given)
+    logging.basicConfig(
+        level=settings.log.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for chatty in ("httpx", "piccolo", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return settings
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="imgsim")
+def cli() -> None:
+    """Image upload, feature extraction and similarity search.
+
+    \b
+    imgsim serve                          start the server, everything in one process
+    imgsim index ~/Pictures               index a folder
+    imgsim search --image cat.jpg         what looks like this?
+
+    index, search, status and retry work on the data directory, or on a running server with --server URL.
+    """
+
+
+@cli.command()
+@settings_options
+@click.option("--host", help="Address to listen on [127.0.0.1].")
+@click.option("--port", type=int, help="Port to listen on, 0 for any free one [8000].")
+def serve(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> None:
+    """Run everything in one process: API, processing, model, and embedded storage.
+
+    Needs no other server, no download and no account. Stop it with Ctrl-C: it finishes the images
+    it works on, and goes on with the others at the next start.
+    """
+    settings = _settings(config, data_dir, host=host, port=port)
+    _run(_serve(settings))
+
+
+async def _serve(settings: Any) -> None:
+    from imgsim.container import Container, opened, working
+    from imgsim.serving import bind, check_exposure
+    from imgsim.serving import serve as serve_http
+
+    check_exposure(settings)
+    container = Container(settings=settings)
+    app = container.app()
+    async with opened(container):
+        listening, url = bind(settings)
+        container.lock().note(url)
+        async with working(container):
+            click.echo(_next_steps(url, settings, container.embedder().model_id), err=True)
+            await serve_http(app, listening, container.events().close)
+
+
+def _next_steps(url: str, settings: Any, model: str) -> str:
+    key = ' -H "Authorization: Bearer KEY"' if settings.auth.keys else ""
+    return f"""
+imgsim {__version__} is ready at {url} (model {model}, data in {settings.data_dir})
+
+  Upload an image        curl{key} -F file=@cat.jpg {url}/images/upload
+  Ask for similar ones   curl{key} {url}/images/ID/similar
+  Search by a file       curl{key} -F file=@cat.jpg {url}/search
+  Index a folder         imgsim index --server {url} ~/Pictures
+  API documentation      {url}/schema
+
+Ctrl-C stops it.
+"""
+
+
+@cli.command()
+@settings_options
+@server_option
+@json_option
+@click.option("--collection", default="default", show_default=True, help="Collection the images go into.")
+@click.option("--tag", "tags", multiple=True, help="Tag for each of them; may repeat.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+def index(
+    config: Path | None,
+    data_dir: Path | None,
+    server: str | None,
+    as_json: bool,
+    collection: str,
+    tags: tuple[str, ...],
+    paths: tuple[Path, ...],
+) -> None:
+    """Index files and folders, and wait until they can be searched.
+
+    Folders are searched through with all that is below them; what is no image there is passed over.
+    Ctrl-C stops after the images that have begun; run it again and it goes on, since the same bytes
+    are stored once.
+    """
+    from imgsim.bulk import BulkReport, find_files, index_files
+    from imgsim.targets import open_target
+
+    settings = _settings(config, data_dir)
+
+    async def main() -> BulkReport:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        async with open_target(settings, server, work=True) as target:
+            with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+                bar = progress.add_task("", total=sum(1 for _ in find_files(paths)))
+
+                def show(report: BulkReport) -> None:
+                    failed = f"[red]{len(report.failed)} failed" if report.failed else ""
+                    progress.update(bar, completed=report.seen, description=failed)
+
+                return await index_files(target, paths, collection, tags, show, stop)
+
+    report = _run(main())
+    if as_json:
+        failed = [{"path": path, "reason": reason} for path, reason in report.failed]
+        _print_json(
+            {
+                "indexed": report.indexed,
+                "already_there": report.already_there,
+                "not_images": report.not_images,
+                "failed": failed,
+                "stopped": report.stopped,
+            }
+        )
+    else:
+        click.echo(
+            f"{report.indexed} indexed, {report.already_there} already there, "
+            f"{report.not_images} passed over (no images), {len(report.failed)} failed"
+        )
+        for path, reason in report.failed[:_MOST_FAILURES_SHOWN]:
+            click.echo(f"  {path}: {reason}", err=True)
+        if len(report.failed) > _MOST_FAILURES_SHOWN:
+            click.echo(f"  and {len(report.failed) - _MOST_FAILURES_SHOWN} more; --json lists all", err=True)
+    if report.stopped:
+        click.echo("Stopped. Run the same command again to go on.", err=True)
+        raise SystemExit(130)
+    if report.failed:
+        raise SystemExit(1)
+
+
+@cli.command()
+@settings_options
+@server_option
+@json_option
+@click.option("--image", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Search by this file.")
+@click.option("--text", help="Search by this text, where the model can.")
+@click.option("-k", "limit", type=click.IntRange(1, 100), default=10, show_default=True, help="How many results.")
+@click.option("--collection", help="Only in this collection.")
+def search(
+    config: Path | None,
+    data_dir: Path | None,
+    server: str | None,
+    as_json: bool,
+    image: Path | None,
+    text: str | None,
+    limit: int,
+    collection: str | None,
+) -> None:
+    """What looks like this? By a file, which is not stored, or by a text."""
+    from imgsim.targets import Json, open_target
+
+    if (image is None) == (text is None):
+        raise click.UsageError("Give either --image FILE or --text TEXT.")
+    settings = _settings(config, data_dir)
+
+    async def main() -> Json:
+        async with open_target(settings, server) as target:
+            if image is not None:
+                return await target.search_image(image, limit, collection)
+            return await target.search_text(text or "", limit, collection)
+
+    answer = _run(main())
+    if as_json:
+        _print_json(answer)
+        return
+    for hit in answer["results"]:
+        found = hit["image"]
+        click.echo(f"{hit['score']:.4f}  {found['id']}  {found['metadata'].get('path') or found['filename']}")
+    if not answer["results"]:
+        click.echo("Nothing is indexed that could be found.", err=True)
+
+
+@cli.command()
+@settings_options
+@server_option
+@json_option
+def status(config: Path | None, data_dir: Path | None, server: str | None, as_json: bool) -> None:
+    """How many images are in which state, and whether all parts answer."""
+    from imgsim.targets import Json, open_target
+
+    settings = _settings(config, data_dir)
+
+    async def main() -> Json:
+        async with open_target(settings, server) as target:
+            return await target.status()
+
+    found = _run(main())
+    if as_json:
+        _print_json(found)
+        return
+    for name, value in found.items():
+        lines = value.items() if isinstance(value, dict) else [("", value)]
+        for label, figure in lines:
+            click.echo(f"{name:<9} {label:<22} {figure}" if label else f"{name:<9} {figure}")
+
+
+@cli.command()
+@settings_options
+@server_option
+@json_option
+@click.argument("ids", nargs=-1)
+def retry(config: Path | None, data_dir: Path | None, server: str | None, as_json: bool, ids: tuple[str, ...]) -> None:
+    """Process images in error again: those named by id, or all of them; and wait for the outcome."""
+    from imgsim.targets import Json, open_target
+
+    settings = _settings(config, data_dir)
+
+    async def main() -> list[Json]:
+        async with open_target(settings, server, work=True) as target:
+            chosen = list(ids) or await target.failed()
+            for image_id in chosen:
+                await target.retry(image_id)
+            return [await target.wait(image_id) for image_id in chosen]
+
+    images = _run(main())
+    failed = [image for image in images if image["state"] == "error"]
+    if as_json:
+        _print_json({"done": len(images) - len(failed), "failed": failed})
+    else:
+        click.echo(f"{len(images) - len(failed)} done, {len(failed)} failed again")
+        for image in failed:
+            click.echo(f"  {image['id']}: {image['error']['stage']}: {image['error']['message']}", err=True)
+    if failed:
+        raise SystemExit(1)
+
+
+@cli.command()
+@settings_options
+@json_option
+def config(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Print the effective settings as TOML, secrets masked."""
+    from imgsim.settings import describe
+
+    settings = _settings(config, data_dir)
+    if as_json:
+        _print_json({key: {"value": value, "about": about} for key, value, about in describe(settings)})
+        return
+    for key, value, about in describe(settings):
+        click.echo(f"# {about}\n{key} = {value}\n")
+
+
+@cli.command()
+@settings_options
+@json_option
+def plugins(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """List the stages in the order in which they run, and where each comes from."""
+    from imgsim.container import Container
+    from imgsim.pipeline.stage import stage_names
+
+    settings = _settings(config, data_dir)
+    rows = [
+        {
+            "stage": origin.stage.name,
+            "after": list(stage_names(origin.stage, "after")),
+            "before": list(stage_names(origin.stage, "before")),
+            "plugin": origin.plugin,
+            "distribution": origin.distribution,
+        }
+        for origin in Container(settings=settings).stage_origins()
+    ]
+    if as_json:
+        _print_json({"stages": rows, "disabled": list(settings.plugins.disabled)})
+        return
+    for position, row in enumerate(rows, 1):
+        click.echo(f"{position}. {row['stage']:<16} plugin {row['plugin']} ({row['distribution']})")
+    for name in settings.plugins.disabled:
+        click.echo(f"-  disabled: plugin {name}")
+
+
+@cli.command()
+@settings_options
+def migrate(config: Path | None, data_dir: Path | None) -> None:
+    """Bring the database's tables up to date, after an upgrade of imgsim."""
+    from imgsim.container import migrate_database
+
+    ran = _run(migrate_database(_settings(config, data_dir)))
+    click.echo(f"Ran the migrations {', '.join(ran)}." if ran else "The database is up to date.")
+
+
+def main() -> None:
+    cli()

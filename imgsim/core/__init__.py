@@ -1,0 +1,1 @@
+"""The domain: models, ports, errors and services. Imports the standard library and numpy only."""

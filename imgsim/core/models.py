@@ -1,0 +1,213 @@
+"""What imgsim talks about. These dataclasses go over the wire as they are."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+"""A decoded picture: ``(height, width, 3)`` uint8, RGB, upright (EXIF orientation applied)."""
+
+Vector = NDArray[np.float32]
+"""An embedding: ``(dimensions,)`` float32 of unit length."""
+
+Vectors = NDArray[np.float32]
+"""A batch of embeddings: ``(n, dimensions)`` float32, rows of unit length."""
+
+
+class ImageState(StrEnum):
+    """Where an image stands: ``created → pending → embedding → indexing → done``, or ``error``."""
+
+    CREATED = "created"  # bytes and row are stored
+    PENDING = "pending"  # a job has been queued
+    EMBEDDING = "embedding"  # the stage ``embed`` runs
+    INDEXING = "indexing"  # the stage ``index`` runs
+    DONE = "done"
+    ERROR = "error"  # rests here until ``retry``
+
+
+UNFINISHED = (ImageState.CREATED, ImageState.PENDING, ImageState.EMBEDDING, ImageState.INDEXING)
+"""The states out of which the reconciler brings every image."""
+
+STATE_OF_STAGE: Mapping[str, ImageState] = {"embed": ImageState.EMBEDDING, "index": ImageState.INDEXING}
+"""The stages that show in ``state``; all others leave it as it is and show in ``stage`` only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageError:
+    """Why the last attempt failed."""
+
+    stage: str | None
+    type: str
+    """Machine-readable and stable: an ImgsimError's ``code``, ``stage-failed``, ``timeout`` or ``worker-lost``."""
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingInfo:
+    model: str
+    """Model id with its weights revision, as in ``efficientnet-lite0@1``."""
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One uploaded image. ``attempts`` counts every claim ever made and is the fence of the running one."""
+
+    id: UUID
+    collection: str
+    state: ImageState
+    stage: str | None
+    duplicate: bool
+    sha256: str
+    filename: str
+    content_type: str
+    bytes: int
+    width: int
+    height: int
+    tags: Sequence[str]
+    metadata: Mapping[str, Any]
+    attempts: int
+    error: ImageError | None
+    embedding: EmbeddingInfo | None
+    features: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def searchable(self) -> bool:
+        """Done, and not rejected by a stage: its vector is in the index."""
+        return self.state is ImageState.DONE and self.embedding is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFilter:
+    """Which images to list. ``None`` and empty mean: any."""
+
+    collection: str | None = None
+    state: ImageState | None = None
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilter:
+    """Which points to search: one collection (``None``: all) and tags that must all be there."""
+
+    collection: str | None = None
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What the vector index keeps about one image."""
+
+    id: UUID
+    vector: Vector
+    collection: str
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer of the vector index: ``score`` is the cosine similarity, -1 to 1."""
+
+    id: UUID
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    image: Image
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """Best first, ties by id. ``next_cursor`` is None on the last page."""
+
+    model: str
+    results: Sequence[SearchHit]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePage:
+    """Newest first."""
+
+    images: Sequence[Image]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """What makes two embeddings the same computation."""
+
+    sha256: str
+    model: str
+    preprocessing: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    key: str
+    bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the door found in an upload that it could decode. ``width`` and ``height`` in pixels, upright."""
+
+    content_type: str
+    width: int
+    height: int
+    picture: Picture = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEvent:
+    """One state change, as ``/events`` tells it."""
+
+    id: UUID
+    collection: str
+    state: str
+    """An ImageState, or ``deleted``."""
+    stage: str | None
+    error: ImageError | None
+    at: datetime
+
+    @classmethod
+    def of(cls, image: Image) -> "ImageEvent":
+        return cls(image.id, image.collection, image.state.value, image.stage, image.error, image.updated_at)
+
+
+def new_image_id() -> UUID:
+    """A UUID of version 7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then random bits.
+
+    Ids sort by creation time, so the id alone is the order and the cursor of a list, and rows
+    that are inserted together lie together.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76  # version
+    value = value & ~(0x3 << 62) | 0x2 << 62  # variant
+    return UUID(int=value)
+
+
+def original_key(image_id: UUID) -> str:
+    """The object key of an image's bytes. Spread over 256 folders by the id's last, random byte."""
+    text = str(image_id)
+    return f"originals/{text[-2:]}/{text}"
+
+
+def derived_prefix(image_id: UUID) -> str:
+    """Where stages keep what they make of an image; deleted with it."""
+    text = str(image_id)
+    return f"derived/{text[-2:]}/{text}/"

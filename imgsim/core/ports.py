@@ -1,0 +1,310 @@
+"""The five ports. Adapters implement them; the container chooses the adapters by URL scheme.
+
+Every adapter is an async context manager: entering opens it (and makes what it needs: folders,
+tables, buckets), leaving closes it. All raise ``Unavailable`` while what is behind them cannot
+be reached, and ``ping`` is how ``/ready`` asks.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, BinaryIO, Protocol, Self
+from uuid import UUID
+
+from imgsim.core.models import (
+    CacheKey,
+    EmbeddingInfo,
+    Hit,
+    Image,
+    ImageError,
+    ImageFilter,
+    ImageState,
+    ObjectInfo,
+    Picture,
+    Point,
+    SearchFilter,
+    Vector,
+    Vectors,
+)
+
+
+class Adapter(AbstractAsyncContextManager[Any], Protocol):
+    """What every adapter can do."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def ping(self) -> None:
+        """Return when the part behind this adapter answers; raise ``Unavailable`` when it does not."""
+        ...
+
+
+class ObjectStore(Adapter, Protocol):
+    """Bytes by key. Keys are ASCII paths such as ``originals/7f/01…7f``."""
+
+    async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
+        """Store all of `source` (read from its start) durably and atomically; return the bytes written.
+
+        A reader sees the old object, the new one or none, never a part. A repeat replaces it.
+        `source` stays open.
+        """
+        ...
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Stream `length` bytes (None: all) from offset `start`, in chunks of at most 1 MiB.
+
+        ``ObjectNotFound`` when the key is missing, at the first chunk. A range past the end gives
+        what there is.
+        """
+        ...
+
+    async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
+        """A URL that serves the object for `seconds`, or None where the store has none (files on disk)."""
+        ...
+
+    async def presign_put(self, key: str, seconds: int, content_type: str, size: int) -> str | None:
+        """A URL that takes exactly `size` bytes of `content_type` for `seconds`, or None."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove the object. A missing key is no error."""
+        ...
+
+    async def exists(self, key: str) -> bool: ...
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Every object whose key starts with `prefix`, in no particular order."""
+        ...
+
+
+class ImageRepository(Adapter, Protocol):
+    """The truth about every image: rows, states, leases, and the embedding cache.
+
+    A *claim* gives one owner the right to work on an image until its lease expires. The fence of a
+    claim is the pair (id, attempts): every claim adds one to ``attempts``, and the methods that take
+    `attempt` change nothing and raise ``LeaseLost`` when the row has moved on.
+
+    A deleted image leaves a tombstone that no method but those for tombstones sees.
+    """
+
+    async def add(self, image: Image) -> Image:
+        """Insert `image` durably and return it; where its collection has these bytes already, return
+        the existing image with ``duplicate=True`` and change nothing."""
+        ...
+
+    async def get(self, image_id: UUID) -> Image:
+        """``ImageNotFound`` when there is none."""
+        ...
+
+    async def get_many(self, image_ids: Sequence[UUID]) -> Mapping[UUID, Image]:
+        """Those of `image_ids` that exist, in one query."""
+        ...
+
+    async def find(self, collection: str, sha256: str) -> Image | None:
+        """The image of `collection` with these bytes."""
+        ...
+
+    async def list(self, where: ImageFilter, limit: int, before: UUID | None = None) -> Sequence[Image]:
+        """Newest first: ids descending, all below `before`."""
+        ...
+
+    async def counts(self) -> Mapping[ImageState, int]:
+        """How many images are in each state; every state is a key."""
+        ...
+
+    async def update(
+        self, image_id: UUID, tags: Sequence[str] | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Image:
+        """Replace what is given. ``ImageNotFound`` when there is none."""
+        ...
+
+    # the life of a job
+
+    async def mark_pending(self, image_ids: Sequence[UUID]) -> Sequence[Image]:
+        """``created → pending`` for those still ``created``; return the ones changed."""
+        ...
+
+    async def claim(self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str) -> Sequence[Image]:
+        """Claim those that are unfinished, due and under no live lease, for `stage` (the first one).
+
+        Each gets ``attempts + 1``, `stage`, the state of that stage (``pending`` where it has none)
+        and a lease of `lease_seconds` from now. Returns the claimed images; of two racers, one has it.
+        """
+        ...
+
+    async def renew(self, owner: str, image_ids: Sequence[UUID], lease_seconds: float) -> set[UUID]:
+        """Extend the owner's leases to `lease_seconds` from now; return the ids it still holds."""
+        ...
+
+    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
+        """Note that `stage` runs now (and the state of that stage, where it has one). ``LeaseLost``."""
+        ...
+
+    async def finish(
+        self, image_id: UUID, attempt: int, features: Mapping[str, Any], embedding: EmbeddingInfo | None
+    ) -> Image:
+        """To ``done``: lease, stage and error cleared. `embedding` None: rejected. ``LeaseLost``."""
+        ...
+
+    async def fail(
+        self, image_id: UUID, attempt: int, error: ImageError, retry_at: datetime | None, counts: bool = True
+    ) -> Image:
+        """End this attempt: to ``pending`` and due at `retry_at`, or to ``error`` where that is None.
+
+        `counts` False gives the attempt back to the budget of ``max_attempts``. ``LeaseLost``.
+        """
+        ...
+
+    async def failures(self, image_id: UUID) -> int:
+        """How many attempts of the budget are used, the running one included; ``retry`` sets it to 0."""
+        ...
+
+    async def release(self, owner: str | None) -> Sequence[UUID]:
+        """Hand back every claim of `owner` (None: of all owners) as ``pending``, due now.
+
+        With an owner the attempts are given back to the budget; with None (the owners are dead) not.
+        """
+        ...
+
+    async def due(self, limit: int) -> Sequence[UUID]:
+        """Unfinished images that are due and under no live lease, oldest first: bells to ring again."""
+        ...
+
+    async def bury(self, max_attempts: int) -> Sequence[Image]:
+        """To ``error`` (type ``worker-lost``) with those whose lease ran out in their last allowed attempt."""
+        ...
+
+    async def retry(self, image_id: UUID) -> Image:
+        """``error → pending`` with a new budget. ``WrongState`` in any other state, ``ImageNotFound``."""
+        ...
+
+    # delete
+
+    async def entomb(self, image_id: UUID) -> Image:
+        """Turn the row into a tombstone, fenced against the running job. ``ImageNotFound``."""
+        ...
+
+    async def tombstones(self, limit: int) -> Sequence[Image]:
+        """Tombstones under no live lease: nobody works on them any more."""
+        ...
+
+    async def purge(self, image_id: UUID) -> None:
+        """Remove the tombstone for good. A missing one is no error."""
+        ...
+
+    # the embedding cache
+
+    async def cached_embedding(self, key: CacheKey) -> Vector | None: ...
+
+    async def cache_embedding(self, key: CacheKey, vector: Vector) -> None:
+        """Keep `vector`; a repeat changes nothing."""
+        ...
+
+    async def sweep_cache(self, keep_seconds: float) -> int:
+        """Remove the embeddings whose bytes no image has had for `keep_seconds`; return how many."""
+        ...
+
+
+class VectorIndex(Adapter, Protocol):
+    """Nearest neighbours by cosine. One collection of vectors per model; an alias says which is live."""
+
+    async def open_collection(self, model: str, dimensions: int) -> None:
+        """Make the collection of `model` if it is missing. ``VectorRefused`` if it has other dimensions."""
+        ...
+
+    async def models(self) -> Sequence[str]:
+        """The models that have a collection, sorted."""
+        ...
+
+    async def set_live(self, model: str) -> None:
+        """Point the alias at the collection of `model`, atomically."""
+        ...
+
+    async def live(self) -> str | None:
+        """The model the alias points at."""
+        ...
+
+    async def upsert(self, model: str, points: Sequence[Point]) -> None:
+        """Add or replace, durably. ``VectorRefused`` for a wrong dimension or a value that is not finite."""
+        ...
+
+    async def query(
+        self, model: str, vector: Vector, limit: int, where: SearchFilter, min_score: float | None = None
+    ) -> Sequence[Hit]:
+        """The `limit` best of those that pass `where` and score at least `min_score`.
+
+        Best first, ties by id; which of several equal scores at the end are left out is open.
+        """
+        ...
+
+    async def fetch(self, model: str, image_ids: Sequence[UUID]) -> Mapping[UUID, Vector]:
+        """The stored vectors of those that are there."""
+        ...
+
+    async def set_tags(self, model: str, image_id: UUID, tags: Sequence[str]) -> None:
+        """Replace the tags of a point. A missing point is no error."""
+        ...
+
+    async def delete(self, image_ids: Sequence[UUID]) -> None:
+        """Remove from every collection, durably. Missing points are no error."""
+        ...
+
+    async def count(self, model: str) -> int: ...
+
+    def ids(self, model: str) -> AsyncIterator[UUID]:
+        """Every point's id, in no particular order."""
+        ...
+
+
+class JobQueue(Adapter, Protocol):
+    """Rings the bell for an image. A bell may be lost or ring twice; the database row is the truth."""
+
+    async def enqueue(self, image_ids: Sequence[UUID]) -> None: ...
+
+    async def consume(self, handle: Callable[[Sequence[UUID]], Awaitable[None]], concurrency: int) -> None:
+        """Call `handle` with the ids that ring, at most `concurrency` images at a time, until cancelled.
+
+        On cancellation the running calls are cancelled too and awaited. An exception of `handle` is
+        logged and ends that call only.
+        """
+        ...
+
+    async def depth(self) -> int:
+        """Bells that ring and are not answered yet."""
+        ...
+
+
+class Embedder(Adapter, Protocol):
+    """Images, and text where the model can, to vectors of one space. Batch first."""
+
+    @property
+    def model_id(self) -> str:
+        """Name and weights revision, as in ``efficientnet-lite0@1``."""
+        ...
+
+    @property
+    def preprocessing(self) -> str:
+        """Version of what is done to a picture before the model sees it; part of the cache key."""
+        ...
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def input_size(self) -> int:
+        """Pixels of the longer side of the model's input; pictures of twice that lose nothing."""
+        ...
+
+    @property
+    def supports_text(self) -> bool: ...
+
+    async def embed_images(self, pictures: Sequence[Picture]) -> Vectors:
+        """``(n, dimensions)`` float32, rows of unit length, in the order of `pictures`.
+
+        Calls that wait at the same time are computed together. ``EmbeddingFailed`` for a picture that
+        the model cannot take; ``Overloaded`` when too many wait.
+        """
+        ...
+
+    async def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """As ``embed_images``. ``TextNotSupported`` where the model has no text side."""
+        ...

@@ -1,0 +1,174 @@
+"""From an upload to a durable row and a ringing bell."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Protocol
+
+from imgsim.core.errors import InvalidRequest, TooLarge, Unavailable
+from imgsim.core.events import EventBus
+from imgsim.core.models import Image, ImageEvent, ImageState, Inspection, Picture, new_image_id, original_key
+from imgsim.core.pictures import PictureBuffer
+from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore
+
+log = logging.getLogger("imgsim.ingest")
+
+_COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_TAGS, _LONGEST_TAG, _LARGEST_METADATA, _LONGEST_FILENAME = 100, 255, 65_536, 255
+
+
+class ImageReader(Protocol):
+    """Reads hostile bytes off the event loop. All raise ``UnsupportedImage``, ``BrokenImage``, ``TooManyPixels``."""
+
+    async def sha256(self, file: BinaryIO) -> str:
+        """Hex digest of the whole file."""
+        ...
+
+    async def inspect(self, file: BinaryIO) -> Inspection:
+        """Decode `file`, or say why that cannot be done."""
+        ...
+
+    async def decode(self, data: bytes) -> Picture: ...
+
+
+class IngestService:
+    """Takes an upload. When ``upload`` returns, bytes and row are durable."""
+
+    def __init__(
+        self,
+        *,
+        objects: ObjectStore,
+        images: ImageRepository,
+        jobs: JobQueue,
+        reader: ImageReader,
+        events: EventBus,
+        pictures: PictureBuffer,
+        max_bytes: int,
+    ) -> None:
+        self._objects = objects
+        self._images = images
+        self._jobs = jobs
+        self._reader = reader
+        self._events = events
+        self._pictures = pictures
+        self._max_bytes = max_bytes
+
+    async def upload(
+        self,
+        file: BinaryIO,
+        filename: str = "",
+        collection: str = "default",
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Image:
+        """Store `file` and queue it; return the image, with ``duplicate=True`` where `collection` had
+        these bytes already.
+
+        Raises ``InvalidRequest``, ``TooLarge``, and what ``ImageReader`` raises.
+        """
+        collection = valid_collection(collection)
+        tags = valid_tags(tags)
+        metadata = valid_metadata(metadata or {})
+        size = file.seek(0, os.SEEK_END)
+        if size > self._max_bytes:
+            raise TooLarge(f"The upload has {size} bytes; at most {self._max_bytes} are taken (upload.max_bytes).")
+        sha256 = await self._reader.sha256(file)
+        existing = await self._images.find(collection, sha256)
+        if existing is not None:
+            return replace(existing, duplicate=True)
+        found = await self._reader.inspect(file)
+        now = datetime.now(UTC)
+        image = Image(
+            id=new_image_id(),
+            collection=collection,
+            state=ImageState.CREATED,
+            stage=None,
+            duplicate=False,
+            sha256=sha256,
+            filename=valid_filename(filename),
+            content_type=found.content_type,
+            bytes=size,
+            width=found.width,
+            height=found.height,
+            tags=tags,
+            metadata=metadata,
+            attempts=0,
+            error=None,
+            embedding=None,
+            features={},
+            created_at=now,
+            updated_at=now,
+        )
+        await self._objects.put(original_key(image.id), file, image.content_type)
+        stored = await self._images.add(image)
+        if stored.duplicate:  # somebody was faster
+            await self._objects.delete(original_key(image.id))
+            return stored
+        self._pictures.put(image.id, found.picture)
+        self._events.publish(ImageEvent.of(image))
+        return await self._ring(image)
+
+    async def _ring(self, image: Image) -> Image:
+        try:
+            await self._jobs.enqueue([image.id])
+        except Unavailable as error:
+            log.warning("image %s stays created until the queue returns: %s", image.id, error)
+            return image
+        for pending in await self._images.mark_pending([image.id]):
+            self._events.publish(ImageEvent.of(pending))
+            image = pending
+        return image
+
+
+def valid_collection(name: str) -> str:
+    if not _COLLECTION.fullmatch(name):
+        raise InvalidRequest(
+            f"{name[:120]!r} cannot name a collection: 1 to 100 letters, digits, dots, dashes and underscores, "
+            "the first a letter or digit."
+        )
+    return name
+
+
+def valid_tags(tags: Sequence[str]) -> list[str]:
+    """Without repeats, in the order given."""
+    tags = list(dict.fromkeys(tags))
+    if len(tags) > _MOST_TAGS:
+        raise InvalidRequest(f"An image has at most {_MOST_TAGS} tags, not {len(tags)}.")
+    for tag in tags:
+        if not isinstance(tag, str) or not 1 <= len(tag) <= _LONGEST_TAG or not _storable(tag):
+            raise InvalidRequest(f"A tag is a text of 1 to {_LONGEST_TAG} characters, not {str(tag)[:80]!r}.")
+    return tags
+
+
+def valid_metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(metadata, Mapping):
+        raise InvalidRequest("The metadata must be a JSON object.")
+    try:
+        text = json.dumps(metadata, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRequest(f"The metadata cannot be written as JSON: {error}.") from error
+    if len(text) > _LARGEST_METADATA:
+        raise InvalidRequest(f"The metadata has {len(text)} bytes as JSON; at most {_LARGEST_METADATA} are taken.")
+    if "\\u0000" in text or not _storable(text):
+        raise InvalidRequest("The metadata has a character that cannot be stored (NUL or half of a surrogate pair).")
+    return metadata
+
+
+def valid_filename(name: str) -> str:
+    """A label, never a path: control characters and folders are dropped."""
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(c for c in name if c.isprintable())
+    return name.encode("utf-8", "ignore").decode("utf-8")[:_LONGEST_FILENAME]
+
+
+def _storable(text: str) -> bool:
+    """PostgreSQL takes no NUL, and no driver takes lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

@@ -1,0 +1,124 @@
+"""Looking after images: change, delete, retry, and bring to an end whatever was left unfinished."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from imgsim.core.errors import ImgsimError
+from imgsim.core.events import EventBus
+from imgsim.core.models import Image, ImageEvent, ImageState, derived_prefix, original_key
+from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore, VectorIndex
+from imgsim.core.services.ingest import valid_metadata, valid_tags
+
+log = logging.getLogger("imgsim.lifecycle")
+
+# Bells that one look rings at most; the next look rings the rest.
+_MOST_BELLS = 2000
+
+
+class LifecycleService:
+    def __init__(
+        self,
+        *,
+        objects: ObjectStore,
+        images: ImageRepository,
+        vectors: VectorIndex,
+        jobs: JobQueue,
+        events: EventBus,
+        max_attempts: int,
+        cache_keep_seconds: float,
+    ) -> None:
+        self._objects = objects
+        self._images = images
+        self._vectors = vectors
+        self._jobs = jobs
+        self._events = events
+        self._max_attempts = max_attempts
+        self._cache_keep_seconds = cache_keep_seconds
+
+    async def update(
+        self, image_id: UUID, tags: Sequence[str] | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Image:
+        """Replace tags or metadata. Raises ``ImageNotFound``, ``InvalidRequest``."""
+        tags = valid_tags(tags) if tags is not None else None
+        metadata = valid_metadata(metadata) if metadata is not None else None
+        image = await self._images.update(image_id, tags, metadata)
+        if tags is not None:
+            await self._index_tags(image)
+        return image
+
+    async def _index_tags(self, image: Image) -> None:
+        # An image that is not done yet gets its tags when the runner finishes it.
+        while image.searchable and image.embedding is not None:
+            await self._vectors.set_tags(image.embedding.model, image.id, image.tags)
+            latest = (await self._images.get_many([image.id])).get(image.id)
+            if latest is None or list(latest.tags) == list(image.tags):
+                return
+            image = latest  # somebody else changed them in between
+
+    async def retry(self, image_id: UUID) -> Image:
+        """From ``error`` back to ``pending``. Raises ``ImageNotFound``, ``WrongState``."""
+        image = await self._images.retry(image_id)
+        self._events.publish(ImageEvent.of(image))
+        await self._ring([image.id])
+        return image
+
+    async def delete(self, image_id: UUID) -> None:
+        """Remove the image with all that was made of it. Raises ``ImageNotFound``.
+
+        From here on nobody sees it. What cannot be removed now (a part is down, or a job is still
+        running) the reconciler removes later.
+        """
+        image = await self._images.entomb(image_id)
+        event = ImageEvent.of(replace(image, stage=None, error=None, updated_at=datetime.now(UTC)))
+        self._events.publish(replace(event, state="deleted"))
+        try:
+            await self._erase(image)
+            if image.state in (ImageState.DONE, ImageState.ERROR):  # no job can be running
+                await self._purge(image)
+        except ImgsimError as error:
+            log.warning("image %s is deleted, what remains of it follows later: %s", image.id, error)
+
+    async def _erase(self, image: Image) -> None:
+        await self._vectors.delete([image.id])
+        await self._objects.delete(original_key(image.id))
+        async for info in self._objects.list(derived_prefix(image.id)):
+            await self._objects.delete(info.key)
+
+    async def _purge(self, image: Image) -> None:
+        await self._images.purge(image.id)
+        if self._cache_keep_seconds == 0:
+            await self._images.sweep_cache(0)
+
+    async def reconcile(self) -> int:
+        """One look: bury, ring, finish deletes, sweep the cache. Returns how many bells it rang."""
+        for image in await self._images.bury(self._max_attempts):
+            log.error("image %s rests in error: %s", image.id, image.error.message if image.error else "")
+            self._events.publish(ImageEvent.of(image))
+        for image in await self._images.tombstones(_MOST_BELLS):
+            await self._erase(image)
+            await self._purge(image)
+        await self._images.sweep_cache(self._cache_keep_seconds)
+        due = await self._images.due(_MOST_BELLS)
+        if due:
+            await self._ring(due)
+        return len(due)
+
+    async def reconcile_forever(self, every_seconds: float) -> None:
+        while True:
+            try:
+                await self.reconcile()
+            except ImgsimError as error:
+                log.warning("reconciling failed, trying again in %g s: %s", every_seconds, error)
+            except Exception:
+                log.exception("reconciling failed, trying again in %g s", every_seconds)
+            await asyncio.sleep(every_seconds)
+
+    async def _ring(self, image_ids: Sequence[UUID]) -> None:
+        await self._jobs.enqueue(image_ids)
+        for image in await self._images.mark_pending(image_ids):
+            self._events.publish(ImageEvent.of(image))

@@ -1,0 +1,164 @@
+"""What looks like this?"""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+
+from imgsim.core.errors import EmbeddingFailed, ImageNotFound, InvalidRequest, NotSearchable
+from imgsim.core.models import Hit, Image, Picture, SearchAnswer, SearchFilter, SearchHit, Vector
+from imgsim.core.ports import Embedder, ImageRepository, VectorIndex
+
+# Hits asked for beyond the page: room for ties at its end and for images deleted a moment ago.
+_SLACK = 8
+_MOST_HITS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of an answer: at most `limit` results of at least `min_score` that come after `cursor`."""
+
+    limit: int = 10
+    min_score: float | None = None
+    cursor: str | None = None
+
+
+class SearchService:
+    def __init__(self, *, images: ImageRepository, vectors: VectorIndex, embedder: Embedder) -> None:
+        self._images = images
+        self._vectors = vectors
+        self._embedder = embedder
+
+    async def similar(self, image_id: UUID, page: Page, tags: Sequence[str] = ()) -> SearchAnswer:
+        """Images of the same collection like this one, which is not among them.
+
+        Raises ``ImageNotFound``, ``NotSearchable``, ``InvalidRequest`` (cursor).
+        """
+        image = await self._images.get(image_id)
+        where = SearchFilter(image.collection, tags)
+        return await self._answer(await self.vector(image), where, page, exclude={image_id})
+
+    async def by_picture(self, picture: Picture, page: Page, where: SearchFilter) -> SearchAnswer:
+        vectors = await self._embedder.embed_images([picture])
+        return await self._answer(vectors[0], where, page)
+
+    async def by_text(self, text: str, page: Page, where: SearchFilter) -> SearchAnswer:
+        vectors = await self._embedder.embed_texts([text])
+        return await self._answer(vectors[0], where, page)
+
+    async def by_examples(
+        self, positive: Sequence[UUID], negative: Sequence[UUID], page: Page, where: SearchFilter
+    ) -> SearchAnswer:
+        """Like `positive`, unlike `negative`; none of these are among the results.
+
+        The query is ``mean(positive) + (mean(positive) - mean(negative))``, as in Qdrant's
+        ``average_vector`` recommendation.
+        """
+        if not positive:
+            raise InvalidRequest("A search by examples needs at least one positive image.")
+        ids = [*positive, *negative]
+        images = await self._images.get_many(ids)
+        for image_id in ids:
+            if image_id not in images:
+                raise ImageNotFound(f"No image has the id {image_id}.")
+        vectors = {image_id: await self.vector(images[image_id]) for image_id in dict.fromkeys(ids)}
+        query = np.mean([vectors[image_id] for image_id in positive], axis=0)
+        if negative:
+            query = 2 * query - np.mean([vectors[image_id] for image_id in negative], axis=0)
+        length = float(np.linalg.norm(query))
+        if length < 1e-6:
+            raise InvalidRequest("The positive and negative images cancel each other out.")
+        return await self._answer((query / length).astype(np.float32), where, page, exclude=set(ids))
+
+    async def vector(self, image: Image) -> Vector:
+        """The image's vector as the index has it. ``NotSearchable``."""
+        if not image.searchable or image.embedding is None:
+            raise NotSearchable(_why_not_searchable(image))
+        model = self._embedder.model_id
+        if image.embedding.model != model:
+            raise NotSearchable(
+                f"The image was indexed with the model {image.embedding.model}, and {model} is in use now."
+            )
+        vectors = await self._vectors.fetch(model, [image.id])
+        if image.id not in vectors:
+            raise NotSearchable("The image's vector is not in the index.")
+        return vectors[image.id]
+
+    async def _answer(
+        self, vector: Vector, where: SearchFilter, page: Page, exclude: set[UUID] | None = None
+    ) -> SearchAnswer:
+        if not np.isfinite(vector).all():
+            raise EmbeddingFailed()
+        exclude = exclude or set()
+        after = _Position.of(page.cursor)
+        model = self._embedder.model_id
+        wanted = page.limit + 1  # one more says whether there is a next page
+        asked = after.offset + wanted + len(exclude) + _SLACK
+        while True:
+            hits = await self._vectors.query(model, vector, asked, where, page.min_score)
+            everything = len(hits) < asked or asked >= _MOST_HITS
+            # Which of the equal scores at the very end were left out is open: leave out all of them.
+            sure = hits if everything else [hit for hit in hits if hit.score > hits[-1].score]
+            rest = [hit for hit in sure if hit.id not in exclude and after.precedes(hit)]
+            found = await self._searchable(rest[: wanted + _SLACK], model)
+            if everything or len(found) >= wanted:
+                break
+            asked = min(asked * 2, _MOST_HITS)
+        results = found[: page.limit]
+        more = len(found) > page.limit
+        cursor = _Position(after.offset + len(results), results[-1].score, results[-1].image.id).text if more else None
+        return SearchAnswer(model, results, cursor)
+
+    async def _searchable(self, hits: Sequence[Hit], model: str) -> list[SearchHit]:
+        """The hits whose rows say that they may be found: the row is the truth, not the index."""
+        images = await self._images.get_many([hit.id for hit in hits])
+        return [
+            SearchHit(image, hit.score)
+            for hit in hits
+            if (image := images.get(hit.id)) is not None
+            and image.searchable
+            and image.embedding is not None
+            and image.embedding.model == model
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """How far an answer was read: the last result's place, score and id.
+
+    Score and id, not the place, decide what comes after, so that images which arrive in between
+    neither repeat nor hide a result.
+    """
+
+    offset: int = 0
+    score: float = float("inf")
+    id: UUID = field(default=UUID(int=0))
+
+    def precedes(self, hit: Hit) -> bool:
+        return (-hit.score, str(hit.id)) > (-self.score, str(self.id))
+
+    @property
+    def text(self) -> str:
+        raw = json.dumps([self.offset, self.score, str(self.id)]).encode()
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    @classmethod
+    def of(cls, cursor: str | None) -> "_Position":
+        if cursor is None:
+            return cls()
+        try:
+            raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+            offset, score, image_id = json.loads(raw)
+            return cls(min(max(int(offset), 0), _MOST_HITS), float(score), UUID(image_id))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidRequest(f"{cursor[:80]!r} is not a cursor that an answer gave.") from error
+
+
+def _why_not_searchable(image: Image) -> str:
+    for stage, found in image.features.items():
+        if isinstance(found, dict) and found.get("rejected"):
+            return f"The stage {stage} rejected the image: {found.get('reason')}"
+    return f"The image is {image.state}; it can be searched when it is done."

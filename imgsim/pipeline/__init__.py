@@ -1,0 +1,1 @@
+"""Stages and how they run. Imports the core only."""

@@ -1,0 +1,249 @@
+"""Takes images through the stages, under a claim that a heartbeat keeps alive."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from imgsim.core.errors import (
+    BrokenImage,
+    ImageRejected,
+    ImgsimError,
+    LeaseLost,
+    RetryLater,
+    TooManyPixels,
+    Unavailable,
+    UnsupportedImage,
+)
+from imgsim.core.events import EventBus
+from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageEvent
+from imgsim.core.pictures import PictureBuffer
+from imgsim.core.services.ingest import ImageReader
+from imgsim.pipeline.stage import Ports, Stage, StageContext
+
+log = logging.getLogger("imgsim.pipeline")
+
+_LONGEST_WAIT = 300.0
+_HOPELESS = (BrokenImage, TooManyPixels, UnsupportedImage)
+"""Errors that lie in the bytes: another attempt would end the same way."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPolicy:
+    """How patient the runner is. Times in seconds."""
+
+    lease_seconds: float
+    max_attempts: int
+    backoff_seconds: float
+    timeout_of: Callable[[str], float]
+    retries_of: Callable[[str], int]
+
+
+Observer = Callable[[str, float, str], None]
+"""Told of every run of a stage: its name, how many seconds it took, ``ok`` or an error type."""
+
+
+class Runner:
+    def __init__(
+        self,
+        *,
+        stages: Sequence[Stage],
+        ports: Ports,
+        reader: ImageReader,
+        events: EventBus,
+        pictures: PictureBuffer,
+        policy: RunPolicy,
+        owner: str,
+        observe: Observer,
+    ) -> None:
+        self.owner = owner
+        self._stages = stages
+        self._ports = ports
+        self._reader = reader
+        self._events = events
+        self._pictures = pictures
+        self._policy = policy
+        self._observe = observe
+        self._held: dict[UUID, asyncio.Task[None]] = {}
+        self._draining = False
+
+    async def process(self, image_ids: Sequence[UUID]) -> None:
+        """Claim those of `image_ids` that can be claimed, and take each through all stages.
+
+        One image's failure is that image's alone. Cancelled, it leaves its claims to ``release``.
+        """
+        if self._draining:
+            return
+        claimed = await self._ports.images.claim(
+            image_ids, self.owner, self._policy.lease_seconds, self._stages[0].name
+        )
+        tasks = []
+        for image in claimed:
+            self._events.publish(ImageEvent.of(image))
+            task = asyncio.create_task(self._attempt(image), name=f"image {image.id}")
+            self._held[image.id] = task
+            task.add_done_callback(partial(self._let_go, image.id))
+            tasks.append(task)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    def _let_go(self, image_id: UUID, task: asyncio.Task[None]) -> None:
+        if self._held.get(image_id) is task:
+            del self._held[image_id]
+
+    async def heartbeat(self) -> None:
+        """Renew the leases three times in their life, until cancelled; stop the work on those that were lost."""
+        while True:
+            await asyncio.sleep(self._policy.lease_seconds / 3)
+            held = dict(self._held)
+            if not held:
+                continue
+            try:
+                alive = await self._ports.images.renew(self.owner, list(held), self._policy.lease_seconds)
+            except Unavailable as error:
+                log.warning("the leases could not be renewed: %s", error)
+                continue
+            for image_id in held.keys() - alive:
+                log.info("the claim on image %s is gone, its attempt is stopped", image_id)
+                held[image_id].cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Claim nothing more, and wait up to `seconds` for what runs."""
+        self._draining = True
+        if self._held:
+            log.info("finishing %d images", len(self._held))
+            await asyncio.wait(list(self._held.values()), timeout=seconds)
+
+    async def release(self) -> None:
+        """Hand back what this runner still holds; for a process that stops."""
+        released = await self._ports.images.release(self.owner)
+        if released:
+            log.info("handed back %d images", len(released))
+
+    async def _attempt(self, image: Image) -> None:
+        attempt = image.attempts
+        picture = self._pictures.pop(image.id)
+        ctx = StageContext(image, self._ports, self._reader.decode, picture)
+        stage = self._stages[0]
+        try:
+            for position, stage in enumerate(self._stages):
+                if position:
+                    image = await self._ports.images.advance(image.id, attempt, stage.name)
+                    self._events.publish(ImageEvent.of(image))
+                result = await self._run(stage, ctx)
+                if result is not None:
+                    ctx.results[stage.name] = result
+            await self._finish(ctx, attempt)
+        except LeaseLost as error:
+            log.info("%s", error)
+        except ImageRejected as error:
+            await self._reject(ctx, attempt, stage, error)
+        except RetryLater as error:
+            await self._fail(image, stage, error, error.seconds, counts=False)
+        except Unavailable as error:
+            await self._fail(image, stage, error, error.retry_after, counts=False)
+        except _HOPELESS as error:
+            await self._fail(image, stage, error, None)
+        except Exception as error:
+            if not isinstance(error, ImgsimError | TimeoutError):
+                log.exception("stage %s failed on image %s", stage.name, image.id)
+            await self._fail(image, stage, error, await self._backoff(image))
+
+    async def _run(self, stage: Stage, ctx: StageContext) -> Any:
+        """One stage, with its timeout and its retries within this attempt."""
+        retries = self._policy.retries_of(stage.name)
+        for again in range(retries, -1, -1):
+            started = time.perf_counter()
+            outcome = "ok"
+            try:
+                async with asyncio.timeout(self._policy.timeout_of(stage.name)):
+                    result = await stage.run(ctx)
+                return _json_able(result, stage.name)
+            except (ImageRejected, RetryLater, LeaseLost, Unavailable, *_HOPELESS) as error:
+                outcome = error.code
+                raise
+            except Exception as error:
+                outcome = _error_type(error)
+                if not again:
+                    raise
+                log.warning("stage %s failed on image %s, running it again: %s", stage.name, ctx.image.id, error)
+            finally:
+                self._observe(stage.name, time.perf_counter() - started, outcome)
+        raise AssertionError("the loop returns or raises")
+
+    async def _finish(self, ctx: StageContext, attempt: int) -> None:
+        embedding = None
+        if ctx.embedding is not None:
+            embedding = EmbeddingInfo(self._ports.embedder.model_id, len(ctx.embedding))
+        done = await self._ports.images.finish(ctx.image.id, attempt, ctx.results, embedding)
+        if embedding is not None and list(done.tags) != list(ctx.image.tags):  # changed while the job ran
+            await self._ports.vectors.set_tags(embedding.model, done.id, done.tags)
+        self._events.publish(ImageEvent.of(done))
+
+    async def _reject(self, ctx: StageContext, attempt: int, stage: Stage, error: ImageRejected) -> None:
+        features = {**ctx.results, stage.name: {"rejected": True, "reason": error.message}}
+        with self._abandoning(ctx.image):
+            await self._ports.vectors.delete([ctx.image.id])  # of an earlier run
+            done = await self._ports.images.finish(ctx.image.id, attempt, features, None)
+            self._events.publish(ImageEvent.of(done))
+
+    async def _backoff(self, image: Image) -> float | None:
+        """Seconds until the next attempt; None where this was the last."""
+        try:
+            failures = await self._ports.images.failures(image.id)
+        except ImgsimError:
+            return 0.0  # deleted, or the database is away: the fence or the lease decides
+        if failures >= self._policy.max_attempts:
+            return None
+        return min(self._policy.backoff_seconds * 2.0 ** (failures - 1), _LONGEST_WAIT)
+
+    async def _fail(
+        self, image: Image, stage: Stage, cause: Exception, wait: float | None, counts: bool = True
+    ) -> None:
+        error = ImageError(stage.name, _error_type(cause), _sentence(cause), image.attempts)
+        retry_at = None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
+        level = logging.ERROR if wait is None else logging.WARNING
+        log.log(level, "image %s: attempt %d failed in %s: %s", image.id, image.attempts, stage.name, error.message)
+        with self._abandoning(image):
+            failed = await self._ports.images.fail(image.id, image.attempts, error, retry_at, counts)
+            self._events.publish(ImageEvent.of(failed))
+
+    @contextlib.contextmanager
+    def _abandoning(self, image: Image) -> Any:
+        """What cannot be written down now is found again when the lease runs out."""
+        try:
+            yield
+        except ImgsimError as error:
+            log.warning("the outcome of image %s could not be noted: %s", image.id, error)
+
+
+def _json_able(result: Any, name: str) -> Any:
+    try:
+        json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"The stage {name} returned something that JSON cannot hold: {error}.") from error
+    return result
+
+
+def _error_type(error: Exception) -> str:
+    if isinstance(error, ImgsimError):
+        return error.code
+    return "timeout" if isinstance(error, TimeoutError) else "stage-failed"
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, TimeoutError) and not str(error):
+        return "The stage took longer than its timeout (pipeline.timeout_seconds)."
+    return (str(error) if isinstance(error, ImgsimError) else f"{type(error).__name__}: {error}")[:1000]

@@ -1,0 +1,85 @@
+"""What a stage is, and what it is given."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from imgsim.core.models import Image, Picture, Vector, derived_prefix, original_key
+from imgsim.core.ports import Embedder, ImageRepository, ObjectStore, VectorIndex
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One step that every image goes through.
+
+    May also have ``after`` and ``before``: names of stages that it must follow or precede. A stage
+    can run twice for one image (a worker may die), and must then have the same outcome.
+    """
+
+    name: str
+
+    async def run(self, ctx: "StageContext") -> Any:
+        """Return something JSON can hold, which lands in ``features[name]``, or None for nothing.
+
+        May raise ``ImageRejected`` (the image ends ``done``, not searchable, with the reason) or
+        ``RetryLater``; any other exception fails the attempt. Must not block the event loop.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports a stage may use."""
+
+    objects: ObjectStore
+    images: ImageRepository
+    vectors: VectorIndex
+    embedder: Embedder
+
+
+class StageContext:
+    """One attempt on one image, as the stages see it."""
+
+    def __init__(
+        self, image: Image, ports: Ports, decode: Callable[[bytes], Awaitable[Picture]], picture: Picture | None
+    ) -> None:
+        self.image = image
+        """The image's row when the attempt began."""
+        self.ports = ports
+        self.results: dict[str, Any] = {}
+        """What earlier stages returned, by stage name."""
+        self.embedding: Vector | None = None
+        """Set by the stage ``embed``: ``(dimensions,)`` float32 of unit length."""
+        self._decode = decode
+        self._picture = picture
+        self._data: bytes | None = None
+        self._lock = asyncio.Lock()
+
+    async def data(self) -> bytes:
+        """The image's bytes as uploaded, read once."""
+        if self._data is None:
+            chunks = [chunk async for chunk in self.ports.objects.get(original_key(self.image.id))]
+            self._data = b"".join(chunks)
+        return self._data
+
+    async def picture(self) -> Picture:
+        """The decoded picture, ``(h, w, 3)`` uint8 RGB, upright, decoded once.
+
+        Large images come scaled down, both sides at least twice the model's input where the image
+        has that many pixels. Do not write into it: all stages share it.
+        """
+        async with self._lock:
+            if self._picture is None:
+                self._picture = await self._decode(await self.data())
+            return self._picture
+
+    def object_key(self, name: str) -> str:
+        """The key under which a stage keeps an object of its own for this image; deleted with it."""
+        return derived_prefix(self.image.id) + name
+
+
+def stage_names(stage: Stage, relation: str) -> tuple[str, ...]:
+    """`relation` is ``after`` or ``before``; a stage may leave either out, or give one name as a string."""
+    names = getattr(stage, relation, ())
+    return (names,) if isinstance(names, str) else tuple(names)

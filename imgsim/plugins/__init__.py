@@ -1,0 +1,1 @@
+"""The built-in stages, registered through the same hooks as anyone's."""

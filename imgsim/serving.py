@@ -1,0 +1,86 @@
+"""Runs the HTTP server: from a bound socket to a clean stop."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from litestar.types import ASGIApp
+
+from imgsim.core.errors import SettingsError
+from imgsim.settings import Settings
+
+log = logging.getLogger("imgsim.serving")
+
+_SECONDS_TO_FINISH_REQUESTS = 10
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `serve`: uvicorn's own handling would end the process before its work is handed back."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def check_exposure(settings: Settings) -> None:
+    """An open server listens on loopback only, unless that is allowed explicitly. ``SettingsError``."""
+    if settings.auth.keys or settings.auth.allow_open or _is_loopback(settings.host):
+        return
+    raise SettingsError(
+        f"Listening on {settings.host} would open imgsim to everyone who can reach it. "
+        "Set auth.keys (IMGSIM_AUTH__KEYS), or allow it with auth.allow_open = true."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bind(settings: Settings) -> tuple[socket.socket, str]:
+    """A listening socket and the URL under which it is reached. ``SettingsError`` when the address is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Try another --port."
+        ) from error
+    host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
+    return listening, f"http://{host}:{listening.getsockname()[1]}"
+
+
+async def serve(app: ASGIApp, listening: socket.socket, on_stop: Callable[[], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM; `on_stop` ends the streams that would go on forever."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SECONDS_TO_FINISH_REQUESTS,
+    )
+    server = _Server(config)
+
+    def stop(number: int) -> None:
+        log.info("stopping (%s)", signal.Signals(number).name)
+        server.should_exit = True
+        on_stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,287 @@
+"""One frozen settings tree: defaults, then a TOML file, then ``IMGSIM_*`` environment variables.
+
+``[jobs] lease_seconds`` in TOML is ``IMGSIM_JOBS__LEASE_SECONDS`` in the environment. A key that
+does not exist is an error that names the ones that do.
+"""
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as EnvironmentValueError
+
+from imgsim.core.errors import SettingsError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _split_lists(cls, value: Any, info: Any) -> Any:
+        """Lists in the environment: ``a,b`` or JSON."""
+        if isinstance(value, str) and "tuple" in str(cls.model_fields[info.field_name].annotation):
+            if value.lstrip().startswith("["):
+                return json.loads(value)
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+
+class Objects(Section):
+    url: str = Field(
+        "",
+        description="Where image bytes lie: file:///folder, or memory: for tests. Empty: objects/ in the data directory.",
+    )
+
+
+class Database(Section):
+    url: str = Field(
+        "",
+        description="Where rows lie: sqlite:///file, or memory: for tests. Empty: imgsim.sqlite in the data directory.",
+    )
+
+
+class Vectors(Section):
+    url: str = Field(
+        "",
+        description="Where vectors lie: qdrant-edge:///folder, or qdrant-memory: for tests. Empty: vectors/ in the data directory.",
+    )
+
+
+class Jobs(Section):
+    url: str = Field("inprocess://", description="Who rings the bell for work: inprocess:// (this process).")
+    lease_seconds: float = Field(
+        30.0, gt=0, description="How long a claim on an image holds without a heartbeat, in seconds."
+    )
+    reconcile_seconds: float = Field(
+        5.0, gt=0, description="How often unfinished images without a live claim are looked for, in seconds."
+    )
+    max_attempts: int = Field(5, ge=1, description="Failed attempts after which an image rests in error.")
+    concurrency: int = Field(16, ge=1, le=1024, description="Images that one process works on at a time.")
+    backoff_seconds: float = Field(
+        1.0, ge=0, description="Wait before the second attempt, in seconds; doubled for each further one, at most 300."
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, description="How long a stopping process finishes its images before it hands them back, in seconds."
+    )
+
+
+class Embedding(Section):
+    url: str = Field(
+        "local:", description="Who embeds: local: (in this process), or colour: (a colour histogram, for tests)."
+    )
+    model: str = Field(
+        "efficientnet-lite0",
+        description="The packaged efficientnet-lite0, or an open_clip model as ARCHITECTURE/PRETRAINED_TAG or ARCHITECTURE/PATH.pt (needs the extra clip).",
+    )
+    threads: int = Field(0, ge=0, description="Threads that run the model; 0: one for each core.")
+    batch: int = Field(4, ge=1, le=256, description="Pictures computed together at most.")
+    queue: int = Field(
+        1024, ge=1, description="Pictures that may wait for the model before requests are refused with 503."
+    )
+
+
+class Upload(Section):
+    max_bytes: int = Field(52_428_800, ge=1, description="Largest upload, in bytes.")
+    max_pixels: int = Field(
+        100_000_000, ge=1, description="Largest picture, width times height, checked in the header before decoding."
+    )
+    buffer_bytes: int = Field(
+        134_217_728,
+        ge=0,
+        description="Memory for decoded pictures on their way from the upload to the first stage, in bytes; 0 decodes again.",
+    )
+
+
+class Cache(Section):
+    keep_seconds: float = Field(
+        3600.0,
+        ge=0,
+        description="How long the embedding of deleted bytes is kept, so that a new upload is not embedded again, in seconds; 0 removes it with the image.",
+    )
+
+
+class Auth(Section):
+    keys: tuple[SecretStr, ...] = Field(
+        (), description="API keys, any of which opens the API. Empty: open to everyone, and then only on loopback."
+    )
+    allow_open: bool = Field(False, description="Allow an address other than loopback although auth.keys is empty.")
+
+
+class Stage(Section):
+    timeout_seconds: float | None = Field(None, gt=0, description="Overrides pipeline.timeout_seconds for this stage.")
+    retries: int | None = Field(None, ge=0, description="Overrides pipeline.retries for this stage.")
+
+
+class Pipeline(Section):
+    timeout_seconds: float = Field(120.0, gt=0, description="How long one run of a stage may take, in seconds.")
+    retries: int = Field(0, ge=0, description="How often a failed stage is run again at once, within the same attempt.")
+    stages: dict[str, Stage] = Field({}, description="The two keys above for one stage: [pipeline.stages.NAME].")
+
+
+class Plugins(Section):
+    disabled: tuple[str, ...] = Field((), description="Plugins that are not loaded, by name.")
+
+
+class Log(Section):
+    level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+
+
+class Settings(BaseSettings):
+    """Every setting of imgsim."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="IMGSIM_",
+        env_nested_delimiter="__",
+        enable_decoding=False,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+    )
+
+    data_dir: Path = Field(
+        Path("imgsim-data"), description="The folder under which the embedded parts keep everything."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    objects: Objects = Objects()
+    database: Database = Database()
+    vectors: Vectors = Vectors()
+    jobs: Jobs = Jobs()
+    embedder: Embedding = Embedding()
+    upload: Upload = Upload()
+    cache: Cache = Cache()
+    auth: Auth = Auth()
+    pipeline: Pipeline = Pipeline()
+    plugins: Plugins = Plugins()
+    log: Log = Log()
+
+    def part_url(self, part: str) -> str:
+        """The URL of ``objects``, ``database`` or ``vectors``, where empty means: in the data directory."""
+        url: str = getattr(self, part).url
+        if url:
+            return url
+        scheme, name = {
+            "objects": ("file", "objects"),
+            "database": ("sqlite", "imgsim.sqlite"),
+            "vectors": ("qdrant-edge", "vectors"),
+        }[part]
+        return f"{scheme}://{(self.data_dir.absolute() / name).as_posix()}"
+
+
+def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The effective settings: defaults < TOML file < environment < `overrides` (from the command line).
+
+    `config` falls back to ``IMGSIM_CONFIG``. ``SettingsError`` names every value that cannot be used.
+    """
+    if config is None and os.environ.get("IMGSIM_CONFIG"):
+        config = Path(os.environ["IMGSIM_CONFIG"])
+    from_file = _read_toml(config) if config else {}
+    _check_environment(os.environ)
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                InitSettingsSource(settings_cls, init_kwargs=dict(overrides or {})),
+                env_settings,
+                InitSettingsSource(settings_cls, init_kwargs=from_file),
+            )
+
+    try:
+        return Loaded()
+    except (ValidationError, EnvironmentValueError) as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def describe(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """``(key, value, sentence)`` of every setting in order, secrets masked, values as TOML."""
+    for key, field, value in _walk(settings):
+        yield key, _toml_value(value), field.description or ""
+
+
+def _walk(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, Section):
+            yield from _walk(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field, value
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{name} = {_toml_value(item)}" for name, item in value.items() if item is not None)
+        return "{ " + inner + " }" if inner else "{}"
+    if isinstance(value, BaseModel):
+        return _toml_value(dict(value))
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return json.dumps(mask_url(str(value)))
+
+
+def mask_url(text: str) -> str:
+    """`text` without the password of a URL in it."""
+    return re.sub(r"(://[^/@:]*:)[^@/]+@", r"\1**********@", text)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path} is not TOML: {error}.") from error
+
+
+# Names that the environment may hold beside the settings.
+_OTHER_NAMES = ("IMGSIM_CONFIG",)
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """Misspelt sections would be passed over in silence: pydantic only looks for the names it knows."""
+    for name in environment:
+        if name.startswith("IMGSIM_") and not name.startswith("IMGSIM_TEST_") and name not in _OTHER_NAMES:
+            first = name.removeprefix("IMGSIM_").split("__")[0].lower()
+            if first not in Settings.model_fields:
+                key = name.removeprefix("IMGSIM_").replace("__", ".").lower()
+                raise SettingsError(f"The environment variable {name} names no setting. {_suggest(key)}")
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"There is no setting {key}. {_suggest(key)}")
+        else:
+            shown = "" if isinstance(problem["input"], Mapping) else f" (got {mask_url(str(problem['input']))!r})"
+            lines.append(f"The setting {key} cannot be used: {problem['msg']}{shown}.")
+    return " ".join(lines)
+
+
+def _suggest(key: str) -> str:
+    keys = [name for name, _, _ in _walk(Settings.model_construct())]
+    section = key.split(".")[0]
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    siblings = [name for name in keys if name.split(".")[0] == section] or sorted({n.split(".")[0] for n in keys})
+    return f"{hint}Valid: {', '.join(siblings)}."

@@ -1,0 +1,213 @@
+"""What the command line works on: a data directory, or a running server. Both take and give the same things."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+import httpx
+import msgspec
+
+from imgsim.container import Container, opened, working
+from imgsim.core.errors import ImgsimError, InvalidRequest, Unavailable
+from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
+from imgsim.core.services.search import Page
+from imgsim.settings import Settings
+
+AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
+
+Json = dict[str, Any]
+
+
+class Target(Protocol):
+    """Images and answers are as they go over the wire. Errors are ``ImgsimError``."""
+
+    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json: ...
+
+    async def wait(self, image_id: str) -> Json:
+        """The image once it is done or in error."""
+        ...
+
+    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json: ...
+
+    async def search_text(self, text: str, limit: int, collection: str | None) -> Json: ...
+
+    async def status(self) -> Json: ...
+
+    async def failed(self) -> list[str]:
+        """The ids of all images in error."""
+        ...
+
+    async def retry(self, image_id: str) -> Json: ...
+
+
+class DirectoryTarget:
+    """Works on the data directory itself, in this process."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
+        with path.open("rb") as file:
+            image = await self._container.ingest().upload(file, path.name, collection, tags, _source(path))
+        return _json(image)
+
+    async def wait(self, image_id: str) -> Json:
+        with self._container.events().listen(UUID(image_id)) as listener:
+            while True:
+                image = await self._container.images().get(UUID(image_id))
+                if image.state in AT_REST:
+                    return _json(image)
+                await listener.next()
+
+    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
+        with path.open("rb") as file:
+            found = await self._container.reader().inspect(file)
+        where = SearchFilter(collection)
+        return _json(await self._container.search().by_picture(found.picture, Page(limit), where))
+
+    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
+        return _json(await self._container.search().by_text(text, Page(limit), SearchFilter(collection)))
+
+    async def status(self) -> Json:
+        counts = await self._container.images().counts()
+        vectors = self._container.vectors()
+        models = {model: await vectors.count(model) for model in await vectors.models()}
+        return {
+            "where": str(self._container.settings().data_dir),
+            "model": self._container.embedder().model_id,
+            "images": {state.value: count for state, count in counts.items()},
+            "vectors": models,
+        }
+
+    async def failed(self) -> list[str]:
+        ids: list[UUID] = []
+        while True:
+            where = ImageFilter(state=ImageState.ERROR)
+            images = await self._container.images().list(where, 100, ids[-1] if ids else None)
+            ids += [image.id for image in images]
+            if len(images) < 100:
+                return [str(image_id) for image_id in ids]
+
+    async def retry(self, image_id: str) -> Json:
+        return _json(await self._container.lifecycle().retry(_uuid(image_id)))
+
+
+class ServerTarget:
+    """Works on a running server, over HTTP."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
+        fields = {"collection": collection, "tags": list(tags), "metadata": msgspec.json.encode(_source(path))}
+        with path.open("rb") as file:
+            return await self._call("POST", "/images/upload", files={"file": (path.name, file)}, data=fields)
+
+    async def wait(self, image_id: str) -> Json:
+        pause = 0.05
+        while True:
+            image = await self._call("GET", f"/images/{image_id}")
+            if image["state"] in AT_REST:
+                return image
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+
+    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
+        fields: Json = {"limit": str(limit)} | ({"collection": collection} if collection else {})
+        with path.open("rb") as file:
+            return await self._call("POST", "/search", files={"file": (path.name, file)}, data=fields)
+
+    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
+        body = {"text": text, "limit": limit, "collection": collection}
+        return await self._call("POST", "/search", json=body)
+
+    async def status(self) -> Json:
+        response = await self._send("GET", "/ready")
+        figures = (await self._send("GET", "/metrics")).text
+        images, vectors = _labelled(figures, "imgsim_images"), _labelled(figures, "imgsim_vectors")
+        checks = response.json().get("checks", {})
+        return {"where": str(self._client.base_url), "checks": checks, "images": images, "vectors": vectors}
+
+    async def failed(self) -> list[str]:
+        ids: list[str] = []
+        query: Json = {"state": "error", "limit": 100}
+        while True:
+            page = await self._call("GET", "/images", params=query)
+            ids += [image["id"] for image in page["images"]]
+            if page["next_cursor"] is None:
+                return ids
+            query["cursor"] = page["next_cursor"]
+
+    async def retry(self, image_id: str) -> Json:
+        return await self._call("POST", f"/images/{_uuid(image_id)}/retry")
+
+    async def _call(self, method: str, path: str, **arguments: Any) -> Json:
+        response = await self._send(method, path, **arguments)
+        if response.status_code >= 400:
+            raise _error_of(response)
+        body: Json = response.json()
+        return body
+
+    async def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            return await self._client.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"The server at {self._client.base_url} gave no answer: {error or type(error)}."
+            ) from error
+
+
+@asynccontextmanager
+async def open_target(settings: Settings, server: str | None, work: bool = False) -> AsyncIterator[Target]:
+    """The server at `server`, or the data directory; with `work` images are processed here meanwhile."""
+    if server is not None:
+        keys = settings.auth.keys
+        headers = {"Authorization": f"Bearer {keys[0].get_secret_value()}"} if keys else {}
+        async with httpx.AsyncClient(base_url=server, headers=headers, timeout=60.0) as client:
+            yield ServerTarget(client)
+        return
+    container = Container(settings=settings)
+    async with opened(container):
+        if not work:
+            yield DirectoryTarget(container)
+            return
+        async with working(container):
+            yield DirectoryTarget(container)
+
+
+def _source(path: Path) -> Json:
+    """So that a search can say where the file lies."""
+    return {"path": str(path.absolute())}
+
+
+def _json(value: Image | Any) -> Json:
+    built: Json = msgspec.to_builtins(value)
+    return built
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{text!r} is no image id.") from error
+
+
+def _error_of(response: httpx.Response) -> ImgsimError:
+    try:
+        detail = str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"The server answered {response.status_code}."
+    return Unavailable(detail) if response.status_code >= 500 else InvalidRequest(detail)
+
+
+def _labelled(figures: str, name: str) -> dict[str, int]:
+    """``{label value: figure}`` of one metric with one label, in Prometheus' text format."""
+    found = {}
+    for line in figures.splitlines():
+        if line.startswith(name + "{"):
+            labels, _, value = line.rpartition(" ")
+            found[labels.split('"')[1]] = int(float(value))
+    return found

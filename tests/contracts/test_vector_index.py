@@ -1,0 +1,318 @@
+"""What every VectorIndex promises, on every adapter that needs no server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, model_of
+from imgsim.core.errors import NotSearchable, Unavailable, VectorRefused
+from imgsim.core.models import Hit, Point, SearchFilter, Vector, Vectors
+from imgsim.core.ports import VectorIndex
+
+MODEL = "ViT-B-32/laion2b_s34b_b79k@1"
+OTHER = "efficientnet-lite0@1"
+D = 16
+ANY = SearchFilter()
+
+
+def make(scheme: str, folder: Path) -> VectorIndex:
+    return VECTOR_INDEXES[scheme](f"{scheme}://{folder / 'vectors'}")
+
+
+@pytest.fixture(params=sorted(VECTOR_INDEXES))
+async def index(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorIndex]:
+    async with make(request.param, tmp_path) as opened:
+        await opened.open_collection(MODEL, D)
+        yield opened
+
+
+def unit(n: int, dimensions: int = D, seed: int = 0) -> Vectors:
+    rows = np.random.default_rng(seed).standard_normal((n, dimensions)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def axis(*values: float) -> Vector:
+    """A vector with `values` in its first dimensions and 0 in all others."""
+    return np.array([*values, *[0.0] * (D - len(values))], dtype=np.float32)
+
+
+def points(vectors: Vectors, first: int = 1, collection: str = "default", tags: Sequence[str] = ()) -> list[Point]:
+    return [Point(UUID(int=first + n), vector, collection, tags) for n, vector in enumerate(vectors)]
+
+
+async def all_ids(index: VectorIndex, model: str = MODEL) -> list[int]:
+    return sorted([each.int async for each in index.ids(model)])
+
+
+async def query_ids(index: VectorIndex, where: SearchFilter = ANY, vector: Vector | None = None) -> list[int]:
+    hits = await index.query(MODEL, axis(1) if vector is None else vector, 100, where)
+    return sorted(hit.id.int for hit in hits)
+
+
+async def test_open_collection_again_keeps_the_points(index: VectorIndex) -> None:
+    await index.upsert(MODEL, points(unit(3)))
+    await index.open_collection(MODEL, D)
+    assert await index.count(MODEL) == 3
+
+
+async def test_open_collection_with_other_dimensions_is_refused(index: VectorIndex) -> None:
+    with pytest.raises(VectorRefused, match=f"{D} dimensions, not 32"):
+        await index.open_collection(MODEL, 32)
+    await index.upsert(MODEL, points(unit(1)))
+
+
+async def test_open_collection_by_many_at_once_makes_one(index: VectorIndex) -> None:
+    await asyncio.gather(*[index.open_collection(OTHER, 8) for _ in range(8)])
+    assert await index.models() == sorted([MODEL, OTHER])
+
+
+async def test_models_may_have_any_name(index: VectorIndex) -> None:
+    names = ["live", "..", "a=2Fb", "a/b", "ViT-B-32//home/x y/50%.pt@ab12", "模型", "imgsim-live"]
+    for name in names:
+        await index.open_collection(name, 4)
+        await index.upsert(name, points(unit(1, 4)))
+    assert await index.models() == sorted([MODEL, *names])
+    assert [model_of(collection_name(name)) for name in names] == names
+
+
+async def test_live_is_none_then_what_was_set_last(index: VectorIndex) -> None:
+    assert await index.live() is None
+    await index.open_collection(OTHER, 8)
+    for model in (MODEL, OTHER, OTHER):
+        await index.set_live(model)
+        assert await index.live() == model
+    with pytest.raises(NotSearchable, match="nobody"):
+        await index.set_live("nobody")
+    assert await index.live() == OTHER
+    assert await index.models() == sorted([MODEL, OTHER])
+
+
+async def test_upsert_replaces_all_of_a_point(index: VectorIndex) -> None:
+    point = Point(UUID(int=1), axis(1), "cats", ("x",))
+    await index.upsert(MODEL, [point])
+    await index.upsert(MODEL, [replace(point, vector=axis(0, 1), collection="dogs", tags=("y",))])
+    assert await index.count(MODEL) == 1
+    assert (await index.query(MODEL, axis(1), 5, SearchFilter("dogs", ("y",))))[0].score == pytest.approx(0)
+    assert await query_ids(index, SearchFilter("cats")) == []
+    assert await query_ids(index, SearchFilter(None, ("x",))) == []
+
+
+async def test_upsert_takes_the_last_of_the_same_id(index: VectorIndex) -> None:
+    point = Point(UUID(int=1), axis(1), "default")
+    await index.upsert(MODEL, [point, replace(point, vector=axis(0, 1))])
+    assert await index.fetch(MODEL, [point.id]) == {point.id: pytest.approx(axis(0, 1))}
+
+
+async def test_upsert_of_nothing_does_nothing(index: VectorIndex) -> None:
+    await index.upsert(MODEL, [])
+    assert await index.count(MODEL) == 0
+
+
+@pytest.mark.parametrize("vector", [axis(np.nan), axis(np.inf), axis(1)[:-1], axis(1)[None], np.zeros(0)], ids=repr)
+async def test_refused_vectors_are_neither_stored_nor_asked(index: VectorIndex, vector: Vector) -> None:
+    good, bad = points(unit(1))[0], Point(UUID(int=9), vector, "default")
+    with pytest.raises(VectorRefused, match=MODEL):
+        await index.upsert(MODEL, [good, bad])
+    assert await index.count(MODEL) == 0
+    with pytest.raises(VectorRefused, match=MODEL):
+        await index.query(MODEL, vector, 10, ANY)
+
+
+async def test_query_gives_the_best_by_cosine(index: VectorIndex) -> None:
+    rows, asked = unit(200), unit(1, seed=1)[0]
+    await index.upsert(MODEL, points(rows))
+    hits = await index.query(MODEL, asked, 10, ANY)
+    scores = rows @ asked
+    assert [hit.id.int - 1 for hit in hits] == np.argsort(-scores)[:10].tolist()
+    assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:10], abs=1e-5)
+    assert len(await index.query(MODEL, asked, 1000, ANY)) == 200
+
+
+async def test_query_orders_ties_by_id_and_keeps_scores_in_range(index: VectorIndex) -> None:
+    vector = unit(1)[0]
+    await index.upsert(MODEL, points(np.stack([vector] * 20 + [-vector] * 20))[::-1])
+    hits = await index.query(MODEL, vector, 40, ANY)
+    assert [hit.id.int for hit in hits] == list(range(1, 41))
+    assert all(-1 <= hit.score <= 1 for hit in hits)
+
+
+async def test_query_leaves_out_what_scores_below_min_score(index: VectorIndex) -> None:
+    await index.upsert(MODEL, points(np.stack([axis(1), axis(0.6, 0.8), axis(0, 1), axis(-1)])))
+    for min_score, expected in ((None, 4), (-1.0, 4), (0.0, 3), (0.59, 2), (0.61, 1), (1.0, 1)):
+        assert len(await index.query(MODEL, axis(1), 10, ANY, min_score)) == expected
+    assert await index.query(MODEL, axis(0, 0, 1), 10, ANY, 0.1) == []
+
+
+async def test_query_filters_by_collection_and_by_all_tags(index: VectorIndex) -> None:
+    rows = unit(6)
+    await index.upsert(MODEL, points(rows[:2], 1, "cats", ("red", "old")))
+    await index.upsert(MODEL, points(rows[2:4], 3, "cats", ("red",)))
+    await index.upsert(MODEL, points(rows[4:], 5, "dogs", ("old", "red")))
+    assert await query_ids(index) == [1, 2, 3, 4, 5, 6]
+    assert await query_ids(index, SearchFilter("cats")) == [1, 2, 3, 4]
+    assert await query_ids(index, SearchFilter(None, ("old", "red"))) == [1, 2, 5, 6]
+    assert await query_ids(index, SearchFilter("dogs", ("red",))) == [5, 6]
+    assert await query_ids(index, SearchFilter("dogs", ("red", "new"))) == []
+    assert await query_ids(index, SearchFilter("")) == []
+
+
+async def test_query_of_an_empty_collection_is_empty(index: VectorIndex) -> None:
+    assert list(await index.query(MODEL, axis(1), 10, ANY)) == []
+
+
+async def test_fetch_gives_those_that_are_there(index: VectorIndex) -> None:
+    stored = points(unit(300))
+    await index.upsert(MODEL, stored)
+    found = await index.fetch(MODEL, [point.id for point in stored] + [UUID(int=999)])
+    assert found.keys() == {point.id for point in stored}
+    for point in stored:
+        assert found[point.id].dtype == np.float32
+        np.testing.assert_allclose(found[point.id], point.vector, atol=1e-6)
+    assert await index.fetch(MODEL, []) == {}
+
+
+async def test_set_tags_replaces_the_tags_and_nothing_else(index: VectorIndex) -> None:
+    await index.upsert(MODEL, points(np.stack([axis(1)]), 1, "cats", ("a", "b")))
+    await index.set_tags(MODEL, UUID(int=1), ["b", "c"])
+    assert await query_ids(index, SearchFilter("cats", ("b", "c"))) == [1]
+    assert await query_ids(index, SearchFilter(None, ("a",))) == []
+    await index.set_tags(MODEL, UUID(int=1), [])
+    assert await query_ids(index, SearchFilter(None, ("b",))) == []
+    assert (await index.query(MODEL, axis(1), 1, SearchFilter("cats")))[0].score == pytest.approx(1)
+
+
+async def test_set_tags_of_a_missing_point_does_nothing(index: VectorIndex) -> None:
+    await index.set_tags(MODEL, UUID(int=1), ["a"])
+    assert await index.count(MODEL) == 0
+
+
+async def test_delete_removes_from_every_collection(index: VectorIndex) -> None:
+    await index.open_collection(OTHER, 8)
+    await index.upsert(MODEL, points(unit(4)))
+    await index.upsert(OTHER, points(unit(4, 8)))
+    for _ in range(2):
+        await index.delete([UUID(int=2), UUID(int=3), UUID(int=77)])
+        assert await all_ids(index) == await all_ids(index, OTHER) == [1, 4]
+    await index.delete([])
+    assert await index.count(MODEL) == await index.count(OTHER) == 2
+
+
+async def test_ids_and_count_of_more_than_two_pages(index: VectorIndex) -> None:
+    assert await all_ids(index) == []
+    await index.upsert(MODEL, points(unit(2_345)))
+    assert await all_ids(index) == list(range(1, 2_346))
+    assert await index.count(MODEL) == 2_345
+
+
+async def test_a_model_without_a_collection_is_not_searchable(index: VectorIndex) -> None:
+    calls = [
+        index.upsert("none", points(unit(1))),
+        index.query("none", axis(1), 1, ANY),
+        index.fetch("none", [UUID(int=1)]),
+        index.set_tags("none", UUID(int=1), []),
+        index.count("none"),
+        all_ids(index, "none"),
+    ]
+    for call in calls:
+        with pytest.raises(NotSearchable, match="'none'"):
+            await call
+
+
+async def test_callers_at_the_same_time_get_their_own_answers(index: VectorIndex) -> None:
+    rows = unit(150)
+
+    async def one(n: int) -> None:
+        point = Point(UUID(int=n + 1), rows[n], "default")
+        if n % 50 == 7:
+            with pytest.raises(VectorRefused):
+                await index.upsert(MODEL, [replace(point, vector=rows[n] * np.nan)])
+        await index.upsert(MODEL, [point])
+        best = (await index.query(MODEL, rows[n], 1, ANY))[0]
+        assert best.id == point.id
+        assert best.score == pytest.approx(1, abs=1e-5)
+        if n % 3 == 0:
+            await index.delete([point.id])
+            assert await index.fetch(MODEL, [point.id]) == {}
+
+    await asyncio.gather(*[one(n) for n in range(150)])
+    assert await all_ids(index) == [n + 1 for n in range(150) if n % 3]
+
+
+async def test_ping_answers_while_open(index: VectorIndex) -> None:
+    await index.ping()
+    await index.__aexit__(None, None, None)
+    with pytest.raises(Unavailable):
+        await index.ping()
+
+
+class Model:
+    """The plainest index there is: what the operations mean."""
+
+    def __init__(self) -> None:
+        self.points: dict[UUID, Point] = {}
+
+    def query(self, vector: Vector, limit: int, where: SearchFilter, min_score: float | None) -> list[Hit]:
+        passing = [
+            Hit(point.id, float(point.vector @ vector))
+            for point in self.points.values()
+            if where.collection in (None, point.collection) and set(where.tags) <= set(point.tags)
+        ]
+        best = sorted(passing, key=lambda hit: (-hit.score, str(hit.id)))[:limit]
+        return [hit for hit in best if min_score is None or hit.score >= min_score]
+
+
+def same(hits: Sequence[Hit], expected: Sequence[Hit]) -> bool:
+    return [hit.id for hit in hits] == [hit.id for hit in expected] and bool(
+        np.allclose([hit.score for hit in hits], [hit.score for hit in expected], rtol=0, atol=1e-5)
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_all_adapters_agree_with_a_plain_model(tmp_path: Path, seed: int) -> None:
+    random, vectors = Random(seed), iter(unit(3_000, seed=seed))
+    model, tags = Model(), ["a", "b", "c"]
+    async with AsyncExitStack() as stack:
+        indexes: Mapping[str, VectorIndex] = {
+            scheme: await stack.enter_async_context(make(scheme, tmp_path)) for scheme in VECTOR_INDEXES
+        }
+        for index in indexes.values():
+            await index.open_collection(MODEL, D)
+        for step in range(300):
+            some = [UUID(int=random.randint(1, 60)) for _ in range(random.randint(1, 5))]
+            chosen = random.sample(tags, random.randint(0, 2))
+            where = SearchFilter(random.choice([None, "x", "y"]), tuple(chosen))
+            asked, limit, min_score = next(vectors), random.randint(1, 20), random.choice([None, -0.2, 0.1, 0.4])
+            action = random.choice(["upsert", "upsert", "delete", "set_tags", "query", "query", "fetch"])
+            new = [Point(each, next(vectors), random.choice("xy"), tuple(chosen)) for each in some]
+            if action == "upsert":
+                model.points.update((point.id, point) for point in new)
+            elif action == "delete":
+                for each in some:
+                    model.points.pop(each, None)
+            elif action == "set_tags" and some[0] in model.points:
+                model.points[some[0]] = replace(model.points[some[0]], tags=tuple(chosen))
+            for scheme, index in indexes.items():
+                told = f"step {step}, {action} on {scheme}"
+                if action == "upsert":
+                    await index.upsert(MODEL, new)
+                elif action == "delete":
+                    await index.delete(some)
+                elif action == "set_tags":
+                    await index.set_tags(MODEL, some[0], chosen)
+                elif action == "query":
+                    hits = await index.query(MODEL, asked, limit, where, min_score)
+                    assert same(hits, model.query(asked, limit, where, min_score)), told
+                else:
+                    found = await index.fetch(MODEL, some)
+                    assert found.keys() == model.points.keys() & set(some), told
+                assert await index.count(MODEL) == len(model.points), told
+        for index in indexes.values():
+            assert await all_ids(index) == sorted(each.int for each in model.points)
