@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgsim.adapters.images import sniff
 from imgsim.core.errors import ImgsimError
-from imgsim.targets import Target
+from imgsim.targets import Target, looks_like_image
 
 _AT_ONCE = 32
 
@@ -75,7 +74,7 @@ async def _index_one(
 ) -> None:
     try:
         # A folder holds other things too; only a file that was named itself must be an image.
-        if not named and not await asyncio.to_thread(_looks_like_image, path):
+        if not named and not await asyncio.to_thread(looks_like_image, path):
             report.not_images += 1
             return
         image = await target.upload(path, collection, tags)
@@ -92,8 +91,3 @@ async def _index_one(
             report.already_there += 1
         else:
             report.indexed += 1
-
-
-def _looks_like_image(path: Path) -> bool:
-    with path.open("rb") as file:
-        return sniff(file.read(64)) is not None

@@ -6,6 +6,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dependency_injector import containers, providers
@@ -15,7 +16,7 @@ from imgsim.adapters.embedding import EMBEDDERS
 from imgsim.adapters.http.app import create_app
 from imgsim.adapters.http.metrics import Metrics
 from imgsim.adapters.http.services import Services
-from imgsim.adapters.images import ImageReader
+from imgsim.adapters.images import ImageReader, sniff
 from imgsim.adapters.jobs import JOB_QUEUES
 from imgsim.adapters.lock import DataDirectoryLock
 from imgsim.adapters.objects import OBJECT_STORES
@@ -211,3 +212,9 @@ async def migrate_database(settings: Settings) -> list[str]:
     migrate = by_scheme("database.url", url, MIGRATIONS)
     with DataDirectoryLock(settings.data_dir):
         return await migrate(url)
+
+
+def looks_like_image(path: Path) -> bool:
+    """Whether the file begins like an image of a format that is read here. ``OSError``."""
+    with path.open("rb") as file:
+        return sniff(file.read(64)) is not None

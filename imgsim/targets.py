@@ -10,11 +10,13 @@ from uuid import UUID
 import httpx
 import msgspec
 
-from imgsim.container import Container, opened, working
+from imgsim.container import Container, looks_like_image, opened, working
 from imgsim.core.errors import ImgsimError, InvalidRequest, Unavailable
 from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
 from imgsim.core.services.search import Page
 from imgsim.settings import Settings
+
+__all__ = ["DirectoryTarget", "Json", "ServerTarget", "Target", "looks_like_image", "open_target"]
 
 AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
 

@@ -161,7 +161,7 @@ def read_image(data: bytes, max_pixels: int, min_side: int, big: bool = True) ->
 def _read(data: bytes, content_type: str, max_pixels: int, min_side: int, big: bool) -> Inspection | None:
     buffered = False
     if content_type == "image/jpeg":
-        buffered = _jpeg_is_buffered(data)
+        buffered = _jpeg_is_buffered(data, max_pixels)
     elif content_type == "image/png":
         if sum(map(data.count, (b"iCCP", b"iTXt", b"zTXt"))) > MAX_PNG_COMPRESSED:
             raise BrokenImage("The PNG image has more compressed metadata than a picture needs.")
@@ -201,9 +201,9 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> int:
     return width * height
 
 
-def _jpeg_is_buffered(data: bytes) -> bool:
+def _jpeg_is_buffered(data: bytes, max_pixels: int) -> bool:
     """Whether libjpeg must hold all coefficients, 6 bytes a pixel: a JPEG that is progressive or of several scans."""
-    at, markers, scans, pixels, components, progressive = 2, 0, 0, 0, 0, False
+    at, markers, scans, pixels, frame, components = 2, 0, 0, 0, 0, 0
     while marker := _JPEG_MARKER.search(data, at):
         kind, start = marker[1][0], marker.end()
         at = start + int.from_bytes(data[start : start + 2], "big")
@@ -214,14 +214,18 @@ def _jpeg_is_buffered(data: bytes) -> bool:
             raise BrokenImage("The JPEG image has more metadata than a picture needs.")
         if kind in _JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", data, start + 3)
-            pixels, components, progressive = width * height, data[start + 7], kind in (0xC2, 0xCA)
+            pixels = _check_pixels(width, height, max_pixels)
+            frame, components = kind, data[start + 7]
         elif kind in range(0xC0, 0xD0) and kind not in (0xC4, 0xCC):
             raise BrokenImage("The image is of a kind of JPEG (lossless or hierarchical) that is not read here.")
         elif kind == 0xDA:
             scans += 1
-            if scans > MAX_SCANS or scans * pixels > MAX_SCANS * BIG_PIXELS:
+            if scans > MAX_SCANS or (scans > 16 and scans * pixels > MAX_SCANS * BIG_PIXELS):
                 raise BrokenImage("The JPEG image has more scans than a picture of its size needs.")
-            if scans == 1 and not progressive and data[start + 2] == components:
+            if scans == 1 and frame not in (0xC2, 0xCA) and data[start + 2] == components:
+                # Huffman codes need 2 bits for each block of 8 x 8. libjpeg would paint grey what is missing.
+                if frame != 0xC9 and (len(data) - start) * 256 < pixels:
+                    raise BrokenImage("The JPEG image is far shorter than the size in its header needs.")
                 return False
     return True
 

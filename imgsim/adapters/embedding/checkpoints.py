@@ -103,6 +103,6 @@ def _fetch(model: str, tag: Mapping[str, Any]) -> Path:
         return Path(open_clip.download_pretrained(tag))
     except Exception as error:  # the two clients and open_clip raise many kinds, bare ones too
         raise ModelError(
-            f"The weights of {model} cannot be fetched from {source}: {str(error)[:300]}. Where the hub cannot be "
+            f"The weights of {model} cannot be fetched from {source}: {str(error)[:500]}. Where the hub cannot be "
             "reached, name a checkpoint file instead: embedder.model = ARCHITECTURE/FILE, as in ViT-B-32/weights.pt."
         ) from error
