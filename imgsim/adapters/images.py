@@ -76,6 +76,7 @@ _TURNS = {
 }
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # baseline, extended, progressive, and arithmetic coding
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # neither stuffing nor restart nor fill
+_SPATIAL_EXTENTS = re.compile(rb"ispe\0{4}")  # ISO/IEC 23008-12, 6.5.3: width and height of an item, before any crop
 
 
 def sniff(head: bytes) -> str | None:
@@ -159,7 +160,7 @@ def read_image(data: bytes, max_pixels: int, min_side: int, big: bool = True) ->
 
 
 def _read(data: bytes, content_type: str, max_pixels: int, min_side: int, big: bool) -> Inspection | None:
-    buffered = False
+    buffered, ahead = False, 0
     if content_type == "image/jpeg":
         buffered = _jpeg_is_buffered(data, max_pixels)
     elif content_type == "image/png":
@@ -168,10 +169,12 @@ def _read(data: bytes, content_type: str, max_pixels: int, min_side: int, big: b
     elif content_type == "image/tiff":
         _check_tiff(data)
     elif content_type == "image/webp":  # the plugin makes two canvases before it says how large they are
-        width, height = _webp_size(data)
-        _check_pixels(width, height, max_pixels)
-        if width * height > BIG_PIXELS and not big:
-            return None
+        ahead = _check_pixels(*_webp_size(data), max_pixels)
+    elif content_type in ("image/heic", "image/heif", "image/avif"):  # a crop (clap) hides what is decoded
+        sizes = (struct.unpack_from(">II", data, box.end()) for box in _SPATIAL_EXTENTS.finditer(data))
+        ahead = max((_check_pixels(width, height, max_pixels) for width, height in sizes), default=0)
+    if ahead > BIG_PIXELS and not big:
+        return None
     with closing(_PLUGINS[content_type]()(_Upload(data))) as image:
         width, height = image.size
         held = _check_pixels(width, height, max_pixels)
@@ -209,7 +212,7 @@ def _jpeg_is_buffered(data: bytes, max_pixels: int) -> bool:
         at = start + int.from_bytes(data[start : start + 2], "big")
         markers += 1
         if kind == 0xD9:  # end of the image; what follows is no part of it
-            break
+            return True
         if markers > MAX_JPEG_MARKERS or (start > MAX_JPEG_HEADER and not scans):
             raise BrokenImage("The JPEG image has more metadata than a picture needs.")
         if kind in _JPEG_FRAMES:
@@ -226,8 +229,10 @@ def _jpeg_is_buffered(data: bytes, max_pixels: int) -> bool:
                 # Huffman codes need 2 bits for each block of 8 x 8. libjpeg would paint grey what is missing.
                 if frame != 0xC9 and (len(data) - start) * 256 < pixels:
                     raise BrokenImage("The JPEG image is far shorter than the size in its header needs.")
-                return False
-    return True
+                if data.rfind(b"\xff\xd9", at) >= 0:
+                    return False
+                break
+    raise BrokenImage("The JPEG image is cut off before its end.")  # libjpeg may not ask when it has the last row
 
 
 def _check_tiff(data: bytes) -> None:
@@ -295,7 +300,7 @@ def _levels(image: Image.Image) -> tuple[float, float] | None:
         return None
     low, high = np.inf, -np.inf
     for _, band in _bands(image):
-        values = np.asarray(band)
+        values = np.asarray(band, np.float64)
         values = values[np.isfinite(values)]
         low, high = min(low, values.min(initial=np.inf)), max(high, values.max(initial=-np.inf))
     usual = (limit for limit in (1.0, 255.0, 65535.0) if low >= 0 and high <= limit)
@@ -305,7 +310,7 @@ def _levels(image: Image.Image) -> tuple[float, float] | None:
 def _to_rgb(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
     if levels:
         low, high = levels
-        values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=low, posinf=high, neginf=low)
+        values = np.nan_to_num(np.asarray(image, np.float64), nan=low, posinf=high, neginf=low)
         scaled = np.clip((values - low) * (255.0 / ((high - low) or 1.0)), 0, 255).round().astype(np.uint8)
         return Image.fromarray(scaled).convert("RGB")
     if image.has_transparency_data:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageState
 
 
@@ -74,4 +76,4 @@ def _datetime(value: Any) -> datetime:
 
 
 def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str | bytes) else value
+    return msgspec.json.decode(value) if isinstance(value, str | bytes) else value

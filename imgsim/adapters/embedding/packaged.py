@@ -26,7 +26,7 @@ class PackagedEmbedder:
     One ONNX Runtime session that computes on the calling thread only, called from `threads` Python
     threads (0: one for each usable core): the layout with the best throughput, and the one that a busy
     neighbour does not break. Pictures are computed one by one, not in batches: the feature maps of one
-    stay in the core's cache (2 cores, pictures/s by batch: 1: 173, 2: 168, 4: 152, 8: 142), and the
+    stay in the core's cache (the model alone on 2 cores, pictures/s by batch: 1: 173, 2: 168, 4: 152, 8: 141), and the
     vector of a picture cannot depend on its neighbours. At most `queue` pictures wait.
     """
 

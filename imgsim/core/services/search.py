@@ -13,7 +13,7 @@ from imgsim.core.models import Hit, Image, Picture, SearchAnswer, SearchFilter, 
 from imgsim.core.ports import Embedder, ImageRepository, VectorIndex
 
 # Hits asked for beyond the page: room for ties at its end and for images deleted a moment ago.
-_SLACK = 8
+_SLACK = 4
 _MOST_HITS = 100_000
 
 
@@ -103,7 +103,10 @@ class SearchService:
             # Which of the equal scores at the very end were left out is open: leave out all of them.
             sure = hits if everything else [hit for hit in hits if hit.score > hits[-1].score]
             rest = [hit for hit in sure if hit.id not in exclude and after.precedes(hit)]
-            found = await self._searchable(rest[: wanted + _SLACK], model)
+            found: list[SearchHit] = []
+            while rest and len(found) < wanted:
+                found += await self._searchable(rest[:wanted], model)
+                rest = rest[wanted:]
             if everything or len(found) >= wanted:
                 break
             asked = min(asked * 2, _MOST_HITS)

@@ -1,0 +1,57 @@
+"""A plugin for tests that does to an image what an order says: a file in ``IMGSIM_TEST_ORDERS``.
+
+The file ``STAGE=FILENAME`` holds one word of `Saboteur.run`. Each time it is obeyed, a byte is added to
+``STAGE=FILENAME.obeyed``. Installed for a server by `tests.faults.orders.Orders`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imgsim import hookimpl
+
+
+class Saboteur:
+    def __init__(self, name: str, after: Sequence[str], before: Sequence[str]) -> None:
+        self.name = name
+        self.after = after
+        self.before = before
+
+    async def run(self, ctx: Any) -> Any:
+        order = Path(os.environ["IMGSIM_TEST_ORDERS"]) / f"{self.name}={ctx.image.filename}"
+        if not order.exists():
+            return None
+        word = order.read_text()
+        with order.with_name(f"{order.name}.obeyed").open("ab") as obeyed:
+            obeyed.write(b".")
+        match word:
+            case "hold":  # until the order is withdrawn
+                while order.exists():
+                    await asyncio.sleep(0.01)
+            case "exit":
+                os._exit(70)
+            case "raise":
+                raise ValueError("sabotaged")
+            case "hang":
+                await asyncio.Event().wait()
+            case "rubbish":
+                return {"what": object()}
+            case "block":  # against the rules: on the event loop
+                time.sleep(2)
+            case "long":
+                await asyncio.sleep(4)
+            case _:
+                raise AssertionError(f"no such order: {word}")
+        return None
+
+
+@hookimpl
+def imgsim_stages(settings: Any) -> Sequence[Any]:
+    return [
+        Saboteur("before-embed", after=(), before=("embed",)),
+        Saboteur("before-index", after=("embed",), before=("index",)),
+        Saboteur("after-index", after=("index",), before=()),
+    ]
