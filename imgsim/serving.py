@@ -67,6 +67,7 @@ async def serve(app: ASGIApp, listening: socket.socket, on_stop: Callable[[], No
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=_SECONDS_TO_FINISH_REQUESTS,
     )
     server = _Server(config)

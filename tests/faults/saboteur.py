@@ -1,7 +1,7 @@
 """A plugin for tests that does to an image what an order says: a file in ``IMGSIM_TEST_ORDERS``.
 
-The file ``STAGE=FILENAME`` holds one word of `Saboteur.run`. Each time it is obeyed, a byte is added to
-``STAGE=FILENAME.obeyed``. Installed for a server by `tests.faults.orders.Orders`.
+The file ``STAGE=FILENAME`` holds one word of ``Saboteur.run``. Each time it is obeyed, a byte is added to
+``STAGE=FILENAME.obeyed``. Installed for a server by ``tests.faults.orders.Orders``.
 """
 
 import asyncio
@@ -24,13 +24,11 @@ class Saboteur:
         order = Path(os.environ["IMGSIM_TEST_ORDERS"]) / f"{self.name}={ctx.image.filename}"
         if not order.exists():
             return None
-        word = order.read_text()
         with order.with_name(f"{order.name}.obeyed").open("ab") as obeyed:
             obeyed.write(b".")
+        while (word := _read(order)) == "hold":  # until there is another order, or none
+            await asyncio.sleep(0.01)
         match word:
-            case "hold":  # until the order is withdrawn
-                while order.exists():
-                    await asyncio.sleep(0.01)
             case "exit":
                 os._exit(70)
             case "raise":
@@ -43,9 +41,14 @@ class Saboteur:
                 time.sleep(2)
             case "long":
                 await asyncio.sleep(4)
-            case _:
-                raise AssertionError(f"no such order: {word}")
         return None
+
+
+def _read(order: Path) -> str:
+    try:
+        return order.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 @hookimpl

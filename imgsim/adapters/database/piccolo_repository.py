@@ -10,11 +10,11 @@ from uuid import UUID
 
 import numpy as np
 from piccolo.columns import Column, Where
-from piccolo.columns.combination import And
 from piccolo.query.functions import Count
 from piccolo.querystring import QueryString
 
-from imgsim.adapters.database.rows import image_of, row_of
+from imgsim.adapters.database import statements
+from imgsim.adapters.database.rows import image_of, row_of, uuid_of
 from imgsim.adapters.database.tables import Tables
 from imgsim.core.errors import ImageNotFound, LeaseLost, WrongState
 from imgsim.core.models import (
@@ -30,6 +30,7 @@ from imgsim.core.models import (
 
 T = TypeVar("T")
 Values = dict[Column | str, Any]
+Rows = Sequence[Mapping[str, Any]]
 
 _SWEPT_AT_ONCE = 1000
 
@@ -45,11 +46,17 @@ class Session(Protocol):
         """Make the tables of a new database; ``Unavailable`` where an old one waits for ``imgsim migrate``."""
         ...
 
+    async def execute(self, *statements: QueryString) -> Sequence[Rows]:
+        """Run the statements in one transaction, maybe twice; return the rows of each once all are durable."""
+        ...
+
     async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run `operation`, maybe twice, in a transaction; return once it is durable."""
+        """As ``execute``, for queries that depend on each other's answers."""
         ...
 
     async def read(self, query: Awaitable[T]) -> T: ...
+
+    async def select(self, statement: QueryString) -> Rows: ...
 
 
 class PiccoloImageRepository:
@@ -63,8 +70,6 @@ class PiccoloImageRepository:
         await self._session.migrate_if_new()
         self._image, self._tag, self._embedding = tables.image, tables.tag, tables.embedding
         self._columns = self._image.all_columns()
-        # The same as `*self._columns`, which Piccolo would put together anew for every query, at 0.2 ms.
-        self._all = QueryString(", ".join(f'"{column._meta.name}"' for column in self._columns))
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -76,34 +81,33 @@ class PiccoloImageRepository:
     # rows
 
     async def add(self, image: Image) -> Image:
-        async def insert() -> bool:
-            # Looked up first: ON CONFLICT cannot name a partial index on every engine.
-            if await self._image.select(self._image.id).where(self._same_bytes(image)).run():
-                return False
-            await self._image.insert(self._image(**row_of(image))).run()
-            await self._add_tags(image.id, image.tags)
-            return True
-
-        if await self._session.write(insert):
-            return image
-        existing = await self.find(image.collection, image.sha256)
-        # Deleted in the meantime: then it is no duplicate any more.
-        return replace(existing, duplicate=True) if existing else await self.add(image)
+        insert = [statements.insert_image(row_of(image))]
+        if image.tags:
+            insert.append(statements.insert_tags(image.id, image.tags))
+        # Twice, since what stood in the way may be deleted in the meantime.
+        for _ in range(2):
+            if (await self._session.execute(*insert))[0]:
+                return image
+            existing = await self.find(image.collection, image.sha256)
+            if existing is not None:
+                return replace(existing, duplicate=True)
+        raise WrongState(f"Another image has the id {image.id}.")
 
     async def get(self, image_id: UUID) -> Image:
-        images = await self._select(self._image.id == image_id)
-        if not images:
+        rows = await self._session.select(statements.select_images([image_id]))
+        if not rows:
             raise ImageNotFound(f"No image has the id {image_id}.")
-        return images[0]
+        return image_of(rows[0])
 
     async def get_many(self, image_ids: Sequence[UUID]) -> Mapping[UUID, Image]:
         if not image_ids:
             return {}
-        return {image.id: image for image in await self._select(self._image.id.is_in(list(image_ids)))}
+        images = map(image_of, await self._session.select(statements.select_images(image_ids)))
+        return {image.id: image for image in images}
 
     async def find(self, collection: str, sha256: str) -> Image | None:
-        images = await self._select(self._image.collection == collection, self._image.sha256 == sha256)
-        return images[0] if images else None
+        rows = await self._session.select(statements.select_by_bytes(collection, sha256))
+        return image_of(rows[0]) if rows else None
 
     async def list(self, where: ImageFilter, limit: int, before: UUID | None = None) -> Sequence[Image]:
         conditions: Any = [
@@ -145,81 +149,55 @@ class PiccoloImageRepository:
     async def mark_pending(self, image_ids: Sequence[UUID]) -> Sequence[Image]:
         if not image_ids:
             return []
-        return await self._change(
-            {self._image.state: ImageState.PENDING.value},
-            self._image.id.is_in(list(image_ids)),
-            self._image.state == ImageState.CREATED.value,
-            self._alive,
-        )
+        (rows,) = await self._session.execute(statements.mark_pending(image_ids, _now()))
+        return [image_of(row) for row in rows]
 
     async def claim(self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str) -> Sequence[Image]:
         if not image_ids:
             return []
-        return await self._change(
-            {
-                self._image.state: STATE_OF_STAGE.get(stage, ImageState.PENDING).value,
-                self._image.stage: stage,
-                self._image.attempts: self._image.attempts + 1,
-                self._image.failures: self._image.failures + 1,
-                self._image.owner: owner,
-                self._image.due_at: _now(lease_seconds),
-            },
-            self._image.id.is_in(list(image_ids)),
-            self._image.due_at <= _now(),
-            self._alive,
-        )
+        statement = statements.claim(image_ids, owner, _now(), _now(lease_seconds), stage)
+        (rows,) = await self._session.execute(statement)
+        return [image_of(row) for row in rows]
 
     async def renew(self, owner: str, image_ids: Sequence[UUID], lease_seconds: float) -> set[UUID]:
         if not image_ids:
             return set()
 
-        async def renew() -> Sequence[Image]:
-            return await self._update(
-                {self._image.due_at: _now(lease_seconds)},
-                self._image.id.is_in(list(image_ids)),
-                self._image.owner == owner,
-                self._alive,
-            )
-
-        return {image.id for image in await self._session.write(renew)}
+        (rows,) = await self._session.execute(statements.renew(owner, image_ids, _now(lease_seconds)))
+        return {uuid_of(row["id"]) for row in rows}
 
     async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
-        values: Values = {self._image.stage: stage}
+        values: dict[str, Any] = {"stage": stage}
         if stage in STATE_OF_STAGE:
-            values[self._image.state] = STATE_OF_STAGE[stage].value
+            values["state"] = STATE_OF_STAGE[stage].value
         return await self._change_claimed(image_id, attempt, values)
 
     async def finish(
         self, image_id: UUID, attempt: int, features: Mapping[str, Any], embedding: EmbeddingInfo | None
     ) -> Image:
-        return await self._change_claimed(
-            image_id,
-            attempt,
-            {
-                self._image.state: ImageState.DONE.value,
-                self._image.stage: None,
-                self._image.error: None,
-                self._image.features: json.dumps(features),
-                self._image.model: embedding.model if embedding else None,
-                self._image.dimensions: embedding.dimensions if embedding else None,
-                self._image.owner: None,
-                self._image.due_at: None,
-            },
-        )
+        values = {
+            "state": ImageState.DONE.value,
+            "stage": None,
+            "error": None,
+            "features": json.dumps(features),
+            "model": embedding.model if embedding else None,
+            "dimensions": embedding.dimensions if embedding else None,
+            "owner": None,
+            "due_at": None,
+        }
+        return await self._change_claimed(image_id, attempt, values)
 
     async def fail(
         self, image_id: UUID, attempt: int, error: ImageError, retry_at: datetime | None, counts: bool = True
     ) -> Image:
-        values: Values = {
-            self._image.state: (ImageState.PENDING if retry_at else ImageState.ERROR).value,
-            self._image.stage: None if retry_at else error.stage,
-            self._image.error: json.dumps(asdict(error)),
-            self._image.owner: None,
-            self._image.due_at: retry_at,
+        values = {
+            "state": (ImageState.PENDING if retry_at else ImageState.ERROR).value,
+            "stage": None if retry_at else error.stage,
+            "error": json.dumps(asdict(error)),
+            "owner": None,
+            "due_at": retry_at,
         }
-        if not counts:
-            values[self._image.failures] = self._image.failures - 1
-        return await self._change_claimed(image_id, attempt, values)
+        return await self._change_claimed(image_id, attempt, values, give_back=not counts)
 
     async def failures(self, image_id: UUID) -> int:
         query = self._image.select(self._image.failures).where(self._image.id == image_id, self._alive)
@@ -266,7 +244,7 @@ class PiccoloImageRepository:
                 self._alive,
             )
             buried: list[Image] = []
-            for row in await self._image.select(self._all).where(*lost).run():
+            for row in await self._image.select(QueryString(statements.COLUMNS)).where(*lost).run():
                 image = image_of(row)
                 error = ImageError(
                     image.stage,
@@ -317,7 +295,7 @@ class PiccoloImageRepository:
 
     async def tombstones(self, limit: int) -> Sequence[Image]:
         query = (
-            self._image.select(self._all)
+            self._image.select(QueryString(statements.COLUMNS))
             .where(
                 self._image.deleted_at.is_not_null(),
                 self._image.owner.is_null() | (self._image.due_at <= _now()),
@@ -350,22 +328,12 @@ class PiccoloImageRepository:
     # the embedding cache
 
     async def cached_embedding(self, key: CacheKey) -> Vector | None:
-        query = self._embedding.select(self._embedding.vector).where(*self._cached(key))
-        rows = await self._session.read(query.run())
+        rows = await self._session.select(statements.select_embedding(key))
         return np.frombuffer(rows[0]["vector"], "<f4").astype(np.float32) if rows else None
 
     async def cache_embedding(self, key: CacheKey, vector: Vector) -> None:
-        async def keep() -> None:
-            row = self._embedding(
-                sha256=key.sha256,
-                model=key.model,
-                preprocessing=key.preprocessing,
-                vector=vector.astype("<f4").tobytes(),
-                orphaned_at=_now(),  # until the first sweep finds an image with these bytes
-            )
-            await self._embedding.insert(row).on_conflict(action="DO NOTHING").run()
-
-        await self._session.write(keep)
+        # Counts as orphaned until the first sweep finds an image with these bytes.
+        await self._session.execute(statements.insert_embedding(key, vector.astype("<f4").tobytes(), _now()))
 
     async def sweep_cache(self, keep_seconds: float) -> int:
         row = self._embedding
@@ -396,20 +364,13 @@ class PiccoloImageRepository:
     def _alive(self) -> Where:
         return self._image.deleted_at.is_null()
 
-    def _same_bytes(self, image: Image) -> And:
-        return And(And(self._image.collection == image.collection, self._image.sha256 == image.sha256), self._alive)
-
-    def _cached(self, key: CacheKey) -> tuple[Where, ...]:
-        row = self._embedding
-        return (row.sha256 == key.sha256, row.model == key.model, row.preprocessing == key.preprocessing)
-
     async def _add_tags(self, image_id: UUID, tags: Sequence[str]) -> None:
         rows = [self._tag(image=image_id, tag=tag) for tag in dict.fromkeys(tags)]
         if rows:
             await self._tag.insert(*rows).run()
 
     async def _select(self, *where: Any, limit: int | None = None, newest_first: bool = False) -> Sequence[Image]:
-        query = self._image.select(self._all).where(*where, self._alive)
+        query = self._image.select(QueryString(statements.COLUMNS)).where(*where, self._alive)
         if newest_first:
             query = query.order_by(self._image.id, ascending=False)
         if limit is not None:
@@ -424,16 +385,15 @@ class PiccoloImageRepository:
         """One update in a transaction of its own."""
         return await self._session.write(lambda: self._update({**values, self._image.updated_at: _now()}, *where))
 
-    async def _change_claimed(self, image_id: UUID, attempt: int, values: Values) -> Image:
-        """One update under the fence of a claim."""
-        images = await self._change(
-            values,
-            self._image.id == image_id,
-            self._image.attempts == attempt,
-            self._image.owner.is_not_null(),
-            self._alive,
-        )
-        return _one(images, LeaseLost(f"Attempt {attempt} no longer holds the image {image_id}."))
+    async def _change_claimed(
+        self, image_id: UUID, attempt: int, values: Mapping[str, Any], give_back: bool = False
+    ) -> Image:
+        """One update under the fence of a claim; `give_back` the attempt to the budget."""
+        statement = statements.change_claimed(image_id, attempt, values, _now(), give_back)
+        (rows,) = await self._session.execute(statement)
+        if not rows:
+            raise LeaseLost(f"Attempt {attempt} no longer holds the image {image_id}.")
+        return image_of(rows[0])
 
 
 def _now(plus_seconds: float = 0.0) -> datetime:

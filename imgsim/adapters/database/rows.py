@@ -1,6 +1,7 @@
 """Between table rows (dicts as the drivers give them) and the domain's dataclasses."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +12,10 @@ import msgspec
 from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageState
 
 
-def image_of(row: dict[str, Any]) -> Image:
+def image_of(row: Mapping[str, Any]) -> Image:
     error = _json(row["error"])
     return Image(
-        id=_uuid(row["id"]),
+        id=uuid_of(row["id"]),
         collection=row["collection"],
         state=ImageState(row["state"]),
         stage=row["stage"],
@@ -67,7 +68,7 @@ def row_of(image: Image) -> dict[str, Any]:
 # SQLite's RETURNING carries no column types, so values may come as text where SELECT gives objects.
 
 
-def _uuid(value: Any) -> UUID:
+def uuid_of(value: Any) -> UUID:
     return value if isinstance(value, UUID) else UUID(str(value))
 
 

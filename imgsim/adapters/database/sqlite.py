@@ -1,12 +1,15 @@
 """The repository in one SQLite file, for one process."""
 
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
+
+from piccolo.querystring import QueryString
 
 from imgsim.adapters.database.migrate import migrate, migrate_if_new
-from imgsim.adapters.database.piccolo_repository import PiccoloImageRepository
+from imgsim.adapters.database.piccolo_repository import PiccoloImageRepository, Rows
 from imgsim.adapters.database.sqlite_engine import GroupCommitSQLiteEngine
 from imgsim.adapters.database.tables import Tables, bind_tables
 from imgsim.core.errors import Unavailable, WrongState
@@ -36,19 +39,30 @@ class SQLiteSession:
     async def migrate_if_new(self) -> None:
         await migrate_if_new(self._engine)
 
+    async def execute(self, *statements: QueryString) -> Sequence[Rows]:
+        with self._translated("written"):
+            return await self._engine.execute(statements)
+
     async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return cast("T", await self._engine.write(operation))
-        except sqlite3.IntegrityError as error:
-            raise WrongState(f"A row stands in the way: {error}.") from error
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"The database {self._path} cannot be written: {error}.") from error
+        with self._translated("written"):
+            return await self._engine.write(operation)
 
     async def read(self, query: Awaitable[T]) -> T:
-        try:
+        with self._translated("read"):
             return await query
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"The database {self._path} cannot be read: {error}.") from error
+
+    async def select(self, statement: QueryString) -> Rows:
+        with self._translated("read"):
+            return await self._engine.select(statement)
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError as error:
+            raise WrongState(f"A row stands in the way: {error}.") from error
+        except sqlite3.Error as error:
+            raise Unavailable(f"The database {self._path} cannot be {what}: {error}.") from error
 
 
 def open_sqlite(url: str) -> PiccoloImageRepository:

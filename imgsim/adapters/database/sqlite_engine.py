@@ -8,26 +8,27 @@ one fsync for all of them, and each is durable when its caller hears of it.
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from piccolo.engine.sqlite import SQLiteEngine, dict_factory
 from piccolo.querystring import QueryString
 
-Operation = Callable[[], Awaitable[Any]]
-"""Some queries that belong together. May run a second time, after a rollback."""
-
 T = TypeVar("T")
+Rows = list[dict[str, Any]]
+Compiled = tuple[str, list[Any]]
+"""SQL and its arguments."""
 
 _LARGEST_GROUP = 128
 
 
 class _Connection:
-    """One sqlite3 connection and the one thread that may use it."""
+    """One sqlite3 connection and the one thread that may use it: one hop for all the work of a call."""
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -39,33 +40,68 @@ class _Connection:
             connection.row_factory = dict_factory
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # an acknowledged write outlives a power cut
-            connection.execute("PRAGMA cache_size = -32768")
+            connection.execute("PRAGMA cache_size = -32768")  # KiB
             return connection
 
         self._connection = await self._call(connect)
         return self
 
-    async def execute(self, sql: str, arguments: list[Any] | None = None) -> list[dict[str, Any]]:
-        """One hop to the thread for the statement and all its rows."""
-        return await self._call(lambda: self._connection.execute(sql, arguments or []).fetchall())
+    async def run(self, statement: Compiled) -> Rows:
+        return await self._call(lambda: self._run(statement))
+
+    async def commit(self, group: Sequence[Sequence[Compiled]]) -> list[list[Rows]]:
+        """All statements of all callers in one transaction; the rows of each."""
+
+        def transaction() -> list[list[Rows]]:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                rows = [[self._run(statement) for statement in statements] for statements in group]
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            return rows
+
+        return await self._call(transaction)
 
     async def close(self) -> None:
         await self._call(self._connection.close)
         self._thread.shutdown()
 
+    def _run(self, statement: Compiled) -> Rows:
+        sql, arguments = statement
+        return self._connection.execute(sql, arguments).fetchall()
+
     async def _call(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Statements, or an operation that makes queries of its own; and who waits for the outcome."""
+
+    work: Sequence[Compiled] | Callable[[], Awaitable[Any]]
+    outcome: asyncio.Future[Any]
+
+    def resolve(self, result: Any) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(result)
+
+    def refuse(self, error: Exception) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+
 class GroupCommitSQLiteEngine(SQLiteEngine):
-    """``write`` groups transactions; reads outside of one see what is committed."""
+    """``execute`` and ``write`` return once their changes are durable; reads see what is committed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path=str(path), timeout=30)
         self._reader = _Connection("imgsim-sqlite-read")
         self._writer = _Connection("imgsim-sqlite-write")
         self._in_write: ContextVar[bool] = ContextVar("imgsim_in_write", default=False)
-        self._waiting: deque[tuple[Operation, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._commits: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -79,61 +115,80 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
         await self._reader.close()
         await self._writer.close()
 
-    async def write(self, operation: Operation) -> Any:
-        """Run `operation` in a transaction and return its result once that is durable."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((operation, future))
+    async def select(self, statement: QueryString) -> Rows:
+        return await self._reader.run(self._compiled(statement))
+
+    async def execute(self, statements: Sequence[QueryString]) -> list[Rows]:
+        """Run `statements` in one transaction, and return the rows of each."""
+        rows: list[Rows] = await self._write([self._compiled(statement) for statement in statements])
+        return rows
+
+    async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run `operation`, whose Piccolo queries depend on each other, in a transaction of its own."""
+        result: T = await self._write(operation)
+        return result
+
+    async def _write(self, work: Sequence[Compiled] | Callable[[], Awaitable[Any]]) -> Any:
+        waiting = _Waiting(work, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
         if self._commits is None or self._commits.done():
             # A fresh context: the group belongs to none of its callers.
             self._commits = asyncio.get_running_loop().create_task(self._commit_all(), context=Context())
-        return await future
+        return await waiting.outcome
 
     async def _commit_all(self) -> None:
         while self._waiting:
-            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), _LARGEST_GROUP))]
-            try:
-                async with self._transaction():
-                    results = [await operation() for operation, _ in group]
-            except Exception as error:
-                await self._commit_one_by_one(group, error)
+            group: list[_Waiting] = []
+            while self._waiting and len(group) < _LARGEST_GROUP and not callable(self._waiting[0].work):
+                group.append(self._waiting.popleft())
+            if group:
+                await self._commit_group(group)
             else:
-                for (_, future), result in zip(group, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+                await self._commit_operation(self._waiting.popleft())
 
-    async def _commit_one_by_one(self, group: list[tuple[Operation, asyncio.Future[Any]]], error: Exception) -> None:
-        """The group was rolled back: find the operation at fault without failing its neighbours."""
-        for operation, future in group:
-            try:
-                if len(group) == 1:
-                    raise error
-                async with self._transaction():
-                    result = await operation()
-            except Exception as own:
-                if not future.done():
-                    future.set_exception(own)
-            else:
-                if not future.done():
-                    future.set_result(result)
+    async def _commit_group(self, group: list[_Waiting]) -> None:
+        try:
+            rows = await self._writer.commit([waiting.work for waiting in group if not callable(waiting.work)])
+        except Exception as error:
+            if len(group) == 1:
+                group[0].refuse(error)
+                return
+            for waiting in group:  # all was rolled back: one by one, the one at fault fails alone
+                await self._commit_group([waiting])
+        else:
+            for waiting, result in zip(group, rows, strict=True):
+                waiting.resolve(result)
+
+    async def _commit_operation(self, waiting: _Waiting) -> None:
+        assert callable(waiting.work)
+        try:
+            async with self._transaction():
+                result = await waiting.work()
+        except Exception as error:
+            waiting.refuse(error)
+        else:
+            waiting.resolve(result)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        await self._writer.execute("BEGIN IMMEDIATE")
+        await self._writer.run(("BEGIN IMMEDIATE", []))
         token = self._in_write.set(True)
         try:
             yield
+            await self._writer.run(("COMMIT", []))
         except BaseException:
-            await self._writer.execute("ROLLBACK")
+            await self._writer.run(("ROLLBACK", []))
             raise
-        else:
-            await self._writer.execute("COMMIT")
         finally:
             self._in_write.reset(token)
 
     async def run_querystring(self, querystring: QueryString, in_pool: bool = False) -> Any:
-        sql, arguments = querystring.compile_string(engine_type=self.engine_type)
         if self._in_write.get():
-            return await self._writer.execute(sql, arguments)
-        if self.current_transaction.get() is None and sql.lstrip()[:6].upper() == "SELECT":
-            return await self._reader.execute(sql, arguments)
+            return await self._writer.run(self._compiled(querystring))
+        statement = self._compiled(querystring)
+        if self.current_transaction.get() is None and statement[0].lstrip()[:6].upper() == "SELECT":
+            return await self._reader.run(statement)
         return await super().run_querystring(querystring, in_pool)  # migrations
+
+    def _compiled(self, querystring: QueryString) -> Compiled:
+        return querystring.compile_string(engine_type=self.engine_type)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 
 from imgsim.core.errors import InvalidRequest, TooLarge
@@ -45,7 +46,9 @@ class Form:
         """Refuse misspelt fields."""
         for name in self.fields:
             if name not in known:
-                raise InvalidRequest(f"There is no field {name[:80]!r}. There are: file, {', '.join(sorted(known))}.")
+                raise InvalidRequest(
+                    f"There is no field {name[:80]!r}. There are: {', '.join(['file', *sorted(known)])}."
+                )
 
 
 def media_type(request: AnyRequest) -> str:
@@ -81,7 +84,8 @@ async def read_form(request: AnyRequest, max_file_bytes: int, max_files: int = 1
                 f"The form has too many parts or too long headers; at most {_MOST_PARTS} parts."
             ) from error
         except MultipartError as error:
-            raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from error
+            reason = error.args[0] if error.args else "it cannot be parsed"  # further arguments are for programmers
+            raise InvalidRequest(f"The body is not valid multipart/form-data: {reason}.") from error
         yield form
 
 
@@ -148,10 +152,17 @@ async def read_json(request: AnyRequest, kind: type[T]) -> T:
         body += chunk
         if len(body) > _LARGEST_JSON:
             raise TooLarge(f"The JSON body has more than {_LARGEST_JSON} bytes.")
+    if not body:
+        raise InvalidRequest("The body is empty; it must be JSON.")
+    return parse_json(body, kind, "The body")
+
+
+def parse_json(text: str | bytes | bytearray, kind: type[T], what: str) -> T:
+    """`text` as `kind`; NaN, half surrogate pairs and endless nesting are refused. `what` begins the sentence."""
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"The body does not fit: {error}.") from error
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{what} does not fit: {error}.") from error
 
 
 def convert(values: dict[str, Any], kind: type[T]) -> T:
@@ -165,5 +176,8 @@ def convert(values: dict[str, Any], kind: type[T]) -> T:
 async def _chunks(request: AnyRequest) -> AsyncIterator[bytes]:
     # Closed by hand: a generator left half read would be finalised by the garbage collector.
     async with contextlib.aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            yield chunk
+        try:
+            async for chunk in stream:
+                yield chunk
+        except InternalServerException as error:  # what Litestar raises when the client has gone: no fault of ours
+            raise InvalidRequest("The connection was closed before the body ended.") from error

@@ -11,7 +11,7 @@ from litestar.status_codes import HTTP_200_OK
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, media_type, read_form, read_json, read_raw
 from imgsim.adapters.http.services import Services
-from imgsim.core.errors import InvalidRequest
+from imgsim.core.errors import ImgsimError, InvalidRequest
 from imgsim.core.models import Inspection, Picture, Vectors
 
 _MOST_FILES = 64
@@ -29,7 +29,7 @@ class EncodeBody(msgspec.Struct, forbid_unknown_fields=True):
     tags=["encode"],
     summary="The embedding of images or texts",
     operation_class=openapi.encode_body(EncodeBody),
-    responses=openapi.problems(400, 413, 415, 422, 503),
+    responses={200: openapi.answer(openapi.Encoded, "In the order sent"), **openapi.problems(413, 415, 422, 503)},
 )
 async def encode(request: AnyRequest, services: Services) -> Response[Any]:
     """A raw image as body, multipart with `file` (1 to 64), or JSON with `text`. Vectors have unit length.
@@ -55,14 +55,17 @@ async def encode(request: AnyRequest, services: Services) -> Response[Any]:
                 raise InvalidRequest(f"The form has no file in the field 'file' (1 to {_MOST_FILES}).")
             reading = (services.reader().inspect(upload.file) for upload in form.files)
             found = await asyncio.gather(*reading, return_exceptions=True)  # all are over before the files close
-        pictures = [_picture(inspection) for inspection in found]
+        pictures = [_picture(each, number, len(found)) for number, each in enumerate(found, 1)]
     else:
         async with read_raw(request, services.max_upload_bytes) as file:
             pictures = [(await services.reader().inspect(file)).picture]
     return _answer(request, services, await services.embedder().embed_images(pictures), len(pictures) == 1)
 
 
-def _picture(found: Inspection | BaseException) -> Picture:
+def _picture(found: Inspection | BaseException, number: int, of: int) -> Picture:
+    """Raises what the reader raised, and says of which file."""
+    if isinstance(found, ImgsimError) and of > 1:
+        raise type(found)(f"File {number} of {of}: {found.message}") from found
     if isinstance(found, BaseException):
         raise found
     return found.picture

@@ -14,13 +14,18 @@ from imgsim.core.events import Listener
 from imgsim.core.models import ImageEvent
 
 _AT_REST = {"done", "error", "deleted"}
+_STREAM = openapi.answer(str, "Server-sent events", "text/event-stream")
 _SECONDS_BETWEEN_COMMENTS = 15.0  # so that proxies do not close a quiet stream
 
 
 class EventsController(Controller):
     tags = ["events"]
 
-    @get("/images/{image_id:uuid}/events", summary="State changes of one image", responses=openapi.problems(404))
+    @get(
+        "/images/{image_id:uuid}/events",
+        summary="State changes of one image",
+        responses={200: _STREAM, **openapi.problems(404)},
+    )
     async def of_image(self, services: Services, image_id: UUID) -> ServerSentEvent:
         """First the present state, then one event per change; ends when the image is done, in error or deleted."""
         image = await services.images().get(image_id)  # 404 before the stream begins
@@ -39,7 +44,7 @@ class EventsController(Controller):
 
         return ServerSentEvent(stream(), headers={"Cache-Control": "no-store"})
 
-    @get("/events", summary="State changes of all images")
+    @get("/events", summary="State changes of all images", responses={200: _STREAM, **openapi.problems()})
     async def of_all(self, services: Services) -> ServerSentEvent:
         """From now on, until you close the stream. The name of an event is the new state, its data JSON."""
 

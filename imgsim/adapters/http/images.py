@@ -1,6 +1,5 @@
 """``/images``: upload, read, list, change, delete, retry."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -8,13 +7,12 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post
-from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 from litestar.response import Redirect, Stream
 from litestar.status_codes import HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.bodies import AnyRequest, read_form, read_json
+from imgsim.adapters.http.bodies import AnyRequest, parse_json, read_form, read_json
 from imgsim.adapters.http.services import Services
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState, original_key
@@ -45,9 +43,9 @@ class ImagesController(Controller):
         summary="Upload an image",
         operation_class=openapi.upload_body,
         responses={
-            202: ResponseSpec(Image, description="Stored; it will be processed", examples=[openapi.IMAGE]),
-            200: ResponseSpec(Image, description="The collection has these bytes already"),
-            **openapi.problems(400, 413, 415, 422, 503),
+            202: openapi.answer(Image, "Stored; it will be processed", "application/json", openapi.IMAGE),
+            200: openapi.answer(Image, "The collection has these bytes already"),
+            **openapi.problems(413, 415, 422, 503),
         },
     )
     async def upload(self, request: AnyRequest, services: Services) -> Response[Image]:
@@ -65,7 +63,7 @@ class ImagesController(Controller):
             )
         return Response(image, status_code=200 if image.duplicate else 202, headers={"Location": f"/images/{image.id}"})
 
-    @get("/", summary="List images", responses=openapi.problems(400))
+    @get("/", summary="List images", responses=openapi.problems())
     async def list_images(
         self,
         services: Services,
@@ -88,7 +86,10 @@ class ImagesController(Controller):
     @get(
         "/{image_id:uuid}",
         summary="One image",
-        responses={200: ResponseSpec(Image, examples=[openapi.IMAGE]), **openapi.problems(404, 409)},
+        responses={
+            200: openapi.answer(Image, "The image", "application/json", openapi.IMAGE),
+            **openapi.problems(404, 409),
+        },
     )
     async def get_image(
         self,
@@ -104,7 +105,16 @@ class ImagesController(Controller):
         body["embedding"]["vector"] = values.tolist()
         return Response(body)
 
-    @get("/{image_id:uuid}/file", summary="The bytes as uploaded", responses=openapi.problems(404))
+    @get(
+        "/{image_id:uuid}/file",
+        summary="The bytes as uploaded",
+        responses={
+            200: openapi.answer(bytes, "The bytes", "image/*"),
+            304: openapi.answer(None, "The bytes that you have, by `If-None-Match`"),
+            307: openapi.answer(None, "They are there"),
+            **openapi.problems(404, 503),
+        },
+    )
     async def get_file(self, request: AnyRequest, services: Services, image_id: UUID) -> Response[Any]:
         """A redirect to a presigned URL where the object store has them."""
         image = await services.images().get(image_id)
@@ -130,7 +140,7 @@ class ImagesController(Controller):
         "/{image_id:uuid}",
         summary="Change tags or metadata",
         operation_class=openapi.json_body(ImageChange, {"tags": ["cat", "sofa"], "metadata": {"album": 7}}),
-        responses=openapi.problems(400, 404),
+        responses=openapi.problems(404),
     )
     async def change_image(self, request: AnyRequest, services: Services, image_id: UUID) -> Image:
         change = await read_json(request, ImageChange)
@@ -164,10 +174,4 @@ async def _rest(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[byt
 def _metadata(text: str) -> dict[str, Any]:
     if not text:
         return {}
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The field 'metadata' is not JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest("The field 'metadata' must be a JSON object.")
-    return value
+    return parse_json(text, dict[str, Any], "The field 'metadata'")

@@ -6,11 +6,22 @@ from typing import Any
 import msgspec
 from litestar.openapi import ResponseSpec
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.datastructures import ResponseSpec as _ResponseSpec
-from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema, Tag
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    Example,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+    Tag,
+)
 from litestar.openapi.spec.enums import OpenAPIFormat
 
 from imgsim import __version__
+from imgsim.adapters.http.schema_page import SchemaPage
 
 _IMAGE_ID = "0193a5b2-6c1e-7d4f-8a9b-2f5e6c7d8e9f"
 _IMAGE = {
@@ -34,15 +45,16 @@ _IMAGE = {
     "created_at": "2026-01-01T12:00:00Z",
     "updated_at": "2026-01-01T12:00:01Z",
 }
-IMAGE = Example(summary="A photograph that is done", value=_IMAGE)
-ANSWER = Example(
-    summary="One result",
-    value={
-        "model": "efficientnet-lite0@1",
-        "results": [{"image": _IMAGE, "score": 0.8312}],
-        "next_cursor": None,
-    },
-)
+_ANSWER = {"model": "efficientnet-lite0@1", "results": [{"image": _IMAGE, "score": 0.8312}], "next_cursor": None}
+
+
+def _example(summary: str, value: dict[str, Any]) -> Example:
+    """Encoded here, because Litestar leaves out what is None."""
+    return Example(summary=summary, value=msgspec.Raw(msgspec.json.encode(value)))
+
+
+IMAGE = _example("A photograph that is done", _IMAGE)
+ANSWER = _example("One result", _ANSWER)
 
 
 @dataclass
@@ -55,8 +67,27 @@ class Problem:
     detail: str
 
 
+@dataclass
+class Encoded:
+    """``embedding`` where one was sent, ``embeddings`` where several were."""
+
+    model: str
+    dimensions: int
+    embedding: list[float] | None = None
+    embeddings: list[list[float]] | None = None
+
+
+@dataclass
+class Readiness:
+    """``checks`` has one line per part: `ok`, or what is wrong with it."""
+
+    status: str
+    checks: dict[str, str]
+
+
 _PROBLEMS = {
     400: "A value of the request cannot be used",
+    401: "This needs an API key",
     404: "There is no such image",
     409: "The image is not in a state that allows this",
     413: "Too large",
@@ -66,13 +97,20 @@ _PROBLEMS = {
 }
 
 
-def problems(*statuses: int) -> dict[int, _ResponseSpec]:
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """With what every route may say: 400 and 401."""
     return {
         status: ResponseSpec(
             Problem, description=_PROBLEMS[status], media_type="application/problem+json", generate_examples=False
         )
-        for status in statuses
+        for status in sorted({400, 401, *statuses})
     }
+
+
+def answer(kind: Any, description: str, media_type: str = "application/json", *examples: Example) -> ResponseSpec:
+    return ResponseSpec(
+        kind, description=description, media_type=media_type, generate_examples=False, examples=list(examples) or None
+    )
 
 
 def _text(description: str) -> Schema:
@@ -176,6 +214,14 @@ def openapi_config() -> OpenAPIConfig:
         description="Image upload, feature extraction and similarity search.",
         path="/schema",
         use_handler_docstrings=True,
+        render_plugins=[SchemaPage(), JsonRenderPlugin()],
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(type="http", scheme="bearer", description="Where the server has API keys."),
+                "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+            }
+        ),
+        security=[{}, {"bearer": []}, {"key": []}],
         tags=[
             Tag("images", "Upload, read, change and delete images."),
             Tag("search", "What looks like this?"),

@@ -1,11 +1,11 @@
 """``/``, ``/health``, ``/ready``, ``/metrics``: for those who run it."""
 
 import asyncio
-from typing import Any
 
 from litestar import Controller, MediaType, Response, get
 
 from imgsim import __version__
+from imgsim.adapters.http import openapi
 from imgsim.adapters.http.landing import LANDING_PAGE
 from imgsim.adapters.http.services import Services
 from imgsim.core.errors import ImgsimError
@@ -22,20 +22,30 @@ class OperationsController(Controller):
     async def health(self) -> dict[str, str]:
         return {"status": "ok", "version": __version__}
 
-    @get("/ready", summary="200 when every part answers, else 503", raises=[])
-    async def ready(self, services: Services) -> Response[dict[str, Any]]:
+    @get(
+        "/ready",
+        summary="200 when every part answers, else 503",
+        responses={503: openapi.answer(openapi.Readiness, "A part does not answer")},
+    )
+    async def ready(self, services: Services) -> Response[openapi.Readiness]:
         """One line per dependency: `ok`, or what is wrong with it."""
         adapters = services.adapters()
         answers = await asyncio.gather(*(_ask(adapter) for adapter in adapters.values()))
         checks = dict(zip(adapters, answers, strict=True))
         ready = all(answer == "ok" for answer in answers)
         return Response(
-            {"status": "ready" if ready else "not ready", "checks": checks},
+            openapi.Readiness("ready" if ready else "not ready", checks),
             status_code=200 if ready else 503,
             headers={} if ready else {"Retry-After": "5"},
         )
 
-    @get("/metrics", summary="Prometheus metrics", media_type=MediaType.TEXT, opt={"open": False})
+    @get(
+        "/metrics",
+        summary="Prometheus metrics",
+        media_type=MediaType.TEXT,
+        opt={"open": False},
+        responses=openapi.problems(503),
+    )
     async def metrics(self, services: Services) -> Response[bytes]:
         figures = services.metrics()
         for state, count in (await services.images().counts()).items():
@@ -43,7 +53,7 @@ class OperationsController(Controller):
         figures.queue.set(await services.jobs().depth())
         for model in await services.vectors().models():
             figures.vectors.labels(model).set(await services.vectors().count(model))
-        return Response(figures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(figures.text(), media_type="text/plain; version=0.0.4")
 
     @get("/", summary="What to do next", media_type=MediaType.HTML, include_in_schema=False)
     async def landing(self) -> Response[str]:

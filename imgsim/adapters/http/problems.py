@@ -77,11 +77,24 @@ def _http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Re
     if error.status_code >= 500:
         return _unexpected(request, error)
     code = _TYPE_OF_STATUS.get(error.status_code, "invalid-request")
-    extra = {"errors": error.extra} if error.extra else {}
-    detail = error.detail
-    if error.status_code == 404 and code == "not-found":
-        detail = f"There is nothing at {request.url.path}."
-    return problem(error.status_code, code, detail, dict(error.headers or {}), **extra)
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        return problem(404, code, f"There is nothing at {request.url.path}.", headers)
+    if error.status_code == 405:
+        allowed = headers.get("allow", "none")
+        return problem(405, code, f"{request.method} is not allowed here; there are: {allowed}.", headers)
+    if error.status_code == 413:
+        return problem(413, code, "The body has more bytes than any request may have (upload.max_bytes).", headers)
+    if wrong := _wrong_parameters(error):
+        detail = "; ".join(f"{each['key']}: {each['message']}" for each in wrong)
+        return problem(error.status_code, code, f"The parameters do not fit: {detail}.", headers, errors=wrong)
+    return problem(error.status_code, code, error.detail, headers)
+
+
+def _wrong_parameters(error: HTTPException) -> list[dict[str, str]]:
+    """Litestar's findings, under the names that the parameters have outside."""
+    found = error.extra if isinstance(error.extra, list) else []
+    return [{**each, "key": each.get("key", "request").removeprefix("image_")} for each in found]
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

@@ -1,16 +1,14 @@
 """``/images/{id}/similar`` and ``/search``."""
 
-import json
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from litestar import Controller, get, post
-from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.bodies import AnyRequest, convert, media_type, read_form, read_json
+from imgsim.adapters.http.bodies import AnyRequest, convert, media_type, parse_json, read_form, read_json
 from imgsim.adapters.http.images import Cursor, Limit, Tags
 from imgsim.adapters.http.services import Services
 from imgsim.core.errors import InvalidRequest
@@ -50,7 +48,10 @@ class SearchController(Controller):
     @get(
         "/images/{image_id:uuid}/similar",
         summary="Images that look like this one",
-        responses={200: ResponseSpec(SearchAnswer, examples=[openapi.ANSWER]), **openapi.problems(400, 404, 409)},
+        responses={
+            200: openapi.answer(SearchAnswer, "Best first", "application/json", openapi.ANSWER),
+            **openapi.problems(404, 409),
+        },
     )
     async def similar(
         self,
@@ -70,8 +71,8 @@ class SearchController(Controller):
         summary="Search by an image that is not stored, or by examples",
         operation_class=openapi.search_body(SearchBody),
         responses={
-            200: ResponseSpec(SearchAnswer, examples=[openapi.ANSWER]),
-            **openapi.problems(400, 404, 409, 413, 415, 422, 503),
+            200: openapi.answer(SearchAnswer, "Best first", "application/json", openapi.ANSWER),
+            **openapi.problems(404, 409, 413, 415, 422, 503),
         },
     )
     async def search(self, request: AnyRequest, services: Services) -> SearchAnswer:
@@ -108,8 +109,5 @@ class SearchController(Controller):
 def _flat(values: list[str]) -> list[str]:
     """A list in a form: the field repeated, or once as a JSON list."""
     if len(values) == 1 and values[0].lstrip().startswith("["):
-        try:
-            return [str(value) for value in json.loads(values[0])]
-        except ValueError as error:
-            raise InvalidRequest(f"{values[0][:80]!r} is not a JSON list.") from error
+        return parse_json(values[0], list[str], f"{values[0][:80]!r}")
     return [value for value in values if value]
