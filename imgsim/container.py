@@ -181,6 +181,7 @@ async def opened(container: Container) -> AsyncIterator[None]:
         if await vectors.live() is None:
             await vectors.set_live(embedder.model_id)
         stack.callback(container.reader().close)
+        stack.push_async_callback(container.ingest().settle)
         yield
 
 

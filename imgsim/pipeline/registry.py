@@ -23,7 +23,7 @@ def order_stages(stages: Sequence[Stage]) -> list[Stage]:
             for other in stage_names(stage, relation):
                 if other not in by_name:
                     raise PluginError(
-                        f"The stage {stage.name!r} is to run {relation} {other!r}, which is no stage. "
+                        f"The stage {stage.name!r} is to run {relation} {other!r}, but no stage is named so. "
                         f"There are: {', '.join(sorted(by_name))}."
                     )
                 first, second = (other, stage.name) if relation == "after" else (stage.name, other)

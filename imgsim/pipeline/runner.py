@@ -31,8 +31,15 @@ from imgsim.pipeline.stage import Ports, Stage, StageContext
 log = logging.getLogger("imgsim.pipeline")
 
 _LONGEST_WAIT = 300.0
+_LONGEST_RETRY_LATER = 30 * 86_400.0
 _HOPELESS = (BrokenImage, TooManyPixels, UnsupportedImage)
 """Errors that lie in the bytes: another attempt would end the same way."""
+
+
+class StageTimeout(ImgsimError):
+    """The stage took longer than it may."""
+
+    code = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,15 @@ class Runner:
             task.add_done_callback(partial(self._let_go, image.id))
             tasks.append(task)
         try:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+        for image, outcome in zip(claimed, outcomes, strict=True):
+            if isinstance(outcome, Exception):  # the lease runs out, and the image is tried again
+                log.error("the outcome of image %s could not be noted", image.id, exc_info=outcome)
 
     def _let_go(self, image_id: UUID, task: asyncio.Task[None]) -> None:
         if self._held.get(image_id) is task:
@@ -115,6 +125,9 @@ class Runner:
             except Unavailable as error:
                 log.warning("the leases could not be renewed: %s", error)
                 continue
+            except Exception:  # without a heartbeat every lease of this process would run out
+                log.exception("the leases could not be renewed")
+                continue
             for image_id in held.keys() - alive:
                 log.info("the claim on image %s is gone, its attempt is stopped", image_id)
                 held[image_id].cancel()
@@ -128,28 +141,33 @@ class Runner:
 
     async def release(self) -> None:
         """Hand back what this runner still holds; for a process that stops."""
-        released = await self._ports.images.release(self.owner)
+        try:
+            released = await self._ports.images.release(self.owner)
+        except Unavailable as error:
+            log.warning("nothing could be handed back, the leases will run out: %s", error)
+            return
         if released:
             log.info("handed back %d images", len(released))
 
     async def _attempt(self, image: Image) -> None:
-        attempt = image.attempts
         picture = self._pictures.pop(image.id)
         ctx = StageContext(image, self._ports, self._reader.decode, picture)
         stage = self._stages[0]
         try:
-            for position, stage in enumerate(self._stages):
-                if position:
-                    image = await self._ports.images.advance(image.id, attempt, stage.name)
-                    self._events.publish(ImageEvent.of(image))
-                result = await self._run(stage, ctx)
-                if result is not None:
-                    ctx.results[stage.name] = result
-            await self._finish(ctx, attempt)
+            try:
+                for position, stage in enumerate(self._stages):
+                    if position:
+                        ctx.image = await self._ports.images.advance(image.id, image.attempts, stage.name)
+                        self._events.publish(ImageEvent.of(ctx.image))
+                    result = await self._run(stage, ctx)
+                    if result is not None:
+                        ctx.results[stage.name] = result
+            except ImageRejected as error:
+                await self._reject(image, ctx.results, stage, error)
+            else:
+                await self._finish(image, ctx)
         except LeaseLost as error:
             log.info("%s", error)
-        except ImageRejected as error:
-            await self._reject(ctx, attempt, stage, error)
         except RetryLater as error:
             await self._fail(image, stage, error, error.seconds, counts=False)
         except Unavailable as error:
@@ -168,9 +186,7 @@ class Runner:
             started = time.perf_counter()
             outcome = "ok"
             try:
-                async with asyncio.timeout(self._policy.timeout_of(stage.name)):
-                    result = await stage.run(ctx)
-                return _json_able(result, stage.name)
+                return _json_able(await self._run_once(stage, ctx), stage.name)
             except (ImageRejected, RetryLater, LeaseLost, Unavailable, *_HOPELESS) as error:
                 outcome = error.code
                 raise
@@ -183,21 +199,40 @@ class Runner:
                 self._observe(stage.name, time.perf_counter() - started, outcome)
         raise AssertionError("the loop returns or raises")
 
-    async def _finish(self, ctx: StageContext, attempt: int) -> None:
+    async def _run_once(self, stage: Stage, ctx: StageContext) -> Any:
+        seconds = self._policy.timeout_of(stage.name)
+        try:
+            async with asyncio.timeout(seconds) as timeout:
+                return await stage.run(ctx)
+        except TimeoutError as error:
+            if not timeout.expired():  # the stage's own
+                raise
+            raise StageTimeout(f"The stage took longer than {seconds:g} s (pipeline.timeout_seconds).") from error
+        except (asyncio.CancelledError, SystemExit) as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this attempt: the stage let something escape that would end more than itself.
+            raise RuntimeError(f"the stage raised {type(error).__name__}") from error
+
+    async def _finish(self, image: Image, ctx: StageContext) -> None:
         embedding = None
         if ctx.embedding is not None:
             embedding = EmbeddingInfo(self._ports.embedder.model_id, len(ctx.embedding))
-        done = await self._ports.images.finish(ctx.image.id, attempt, ctx.results, embedding)
-        if embedding is not None and list(done.tags) != list(ctx.image.tags):  # changed while the job ran
-            await self._ports.vectors.set_tags(embedding.model, done.id, done.tags)
-        self._events.publish(ImageEvent.of(done))
-
-    async def _reject(self, ctx: StageContext, attempt: int, stage: Stage, error: ImageRejected) -> None:
-        features = {**ctx.results, stage.name: {"rejected": True, "reason": error.message}}
-        with self._abandoning(ctx.image):
-            await self._ports.vectors.delete([ctx.image.id])  # of an earlier run
-            done = await self._ports.images.finish(ctx.image.id, attempt, features, None)
+        done = await self._ports.images.finish(image.id, image.attempts, ctx.results, embedding)
+        try:
+            if embedding is not None and list(done.tags) != list(image.tags):  # changed while the job ran
+                await self._ports.vectors.set_tags(embedding.model, done.id, done.tags)
+        except ImgsimError as error:
+            log.error("image %s is done, but its new tags are not in the index: %s", done.id, error)
+        finally:
             self._events.publish(ImageEvent.of(done))
+
+    async def _reject(self, image: Image, results: dict[str, Any], stage: Stage, error: ImageRejected) -> None:
+        features = {**results, stage.name: {"rejected": True, "reason": error.message}}
+        await self._ports.vectors.delete([image.id])  # of an earlier run
+        done = await self._ports.images.finish(image.id, image.attempts, features, None)
+        self._events.publish(ImageEvent.of(done))
 
     async def _backoff(self, image: Image) -> float | None:
         """Seconds until the next attempt; None where this was the last."""
@@ -207,13 +242,13 @@ class Runner:
             return 0.0  # deleted, or the database is away: the fence or the lease decides
         if failures >= self._policy.max_attempts:
             return None
-        return min(self._policy.backoff_seconds * 2.0 ** (failures - 1), _LONGEST_WAIT)
+        return min(self._policy.backoff_seconds * 2.0 ** min(failures - 1, 30), _LONGEST_WAIT)
 
     async def _fail(
         self, image: Image, stage: Stage, cause: Exception, wait: float | None, counts: bool = True
     ) -> None:
         error = ImageError(stage.name, _error_type(cause), _sentence(cause), image.attempts)
-        retry_at = None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
+        retry_at = None if wait is None else datetime.now(UTC) + timedelta(seconds=min(wait, _LONGEST_RETRY_LATER))
         level = logging.ERROR if wait is None else logging.WARNING
         log.log(level, "image %s: attempt %d failed in %s: %s", image.id, image.attempts, stage.name, error.message)
         with self._abandoning(image):
@@ -244,6 +279,6 @@ def _error_type(error: Exception) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, TimeoutError) and not str(error):
-        return "The stage took longer than its timeout (pipeline.timeout_seconds)."
-    return (str(error) if isinstance(error, ImgsimError) else f"{type(error).__name__}: {error}")[:1000]
+    if isinstance(error, ImgsimError):
+        return error.message[:1000]
+    return f"{type(error).__name__}: {error}"[:1000].removesuffix(": ")

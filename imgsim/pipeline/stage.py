@@ -45,7 +45,7 @@ class StageContext:
         self, image: Image, ports: Ports, decode: Callable[[bytes], Awaitable[Picture]], picture: Picture | None
     ) -> None:
         self.image = image
-        """The image's row when the attempt began."""
+        """The image's row, as it was when this stage began."""
         self.ports = ports
         self.results: dict[str, Any] = {}
         """What earlier stages returned, by stage name."""
@@ -82,4 +82,4 @@ class StageContext:
 def stage_names(stage: Stage, relation: str) -> tuple[str, ...]:
     """`relation` is ``after`` or ``before``; a stage may leave either out, or give one name as a string."""
     names = getattr(stage, relation, ())
-    return (names,) if isinstance(names, str) else tuple(names)
+    return (names,) if isinstance(names, str) else tuple(names or ())

@@ -46,8 +46,11 @@ class Session(Protocol):
         """Make the tables of a new database; ``Unavailable`` where an old one waits for ``imgsim migrate``."""
         ...
 
-    async def execute(self, *statements: QueryString) -> Sequence[Rows]:
-        """Run the statements in one transaction, maybe twice; return the rows of each once all are durable."""
+    async def execute(self, *statements: QueryString, synced: bool = True) -> Sequence[Rows]:
+        """Run the statements in one transaction, maybe twice; return the rows of each once all are committed.
+
+        Not `synced`, a power cut may undo them, which costs work that is then done again, never an image.
+        """
         ...
 
     async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
@@ -149,21 +152,21 @@ class PiccoloImageRepository:
     async def mark_pending(self, image_ids: Sequence[UUID]) -> Sequence[Image]:
         if not image_ids:
             return []
-        (rows,) = await self._session.execute(statements.mark_pending(image_ids, _now()))
+        (rows,) = await self._session.execute(statements.mark_pending(image_ids, _now()), synced=False)
         return [image_of(row) for row in rows]
 
     async def claim(self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str) -> Sequence[Image]:
         if not image_ids:
             return []
         statement = statements.claim(image_ids, owner, _now(), _now(lease_seconds), stage)
-        (rows,) = await self._session.execute(statement)
+        (rows,) = await self._session.execute(statement, synced=False)
         return [image_of(row) for row in rows]
 
     async def renew(self, owner: str, image_ids: Sequence[UUID], lease_seconds: float) -> set[UUID]:
         if not image_ids:
             return set()
 
-        (rows,) = await self._session.execute(statements.renew(owner, image_ids, _now(lease_seconds)))
+        (rows,) = await self._session.execute(statements.renew(owner, image_ids, _now(lease_seconds)), synced=False)
         return {uuid_of(row["id"]) for row in rows}
 
     async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
@@ -333,7 +336,9 @@ class PiccoloImageRepository:
 
     async def cache_embedding(self, key: CacheKey, vector: Vector) -> None:
         # Counts as orphaned until the first sweep finds an image with these bytes.
-        await self._session.execute(statements.insert_embedding(key, vector.astype("<f4").tobytes(), _now()))
+        await self._session.execute(
+            statements.insert_embedding(key, vector.astype("<f4").tobytes(), _now()), synced=False
+        )
 
     async def sweep_cache(self, keep_seconds: float) -> int:
         row = self._embedding
@@ -390,7 +395,7 @@ class PiccoloImageRepository:
     ) -> Image:
         """One update under the fence of a claim; `give_back` the attempt to the budget."""
         statement = statements.change_claimed(image_id, attempt, values, _now(), give_back)
-        (rows,) = await self._session.execute(statement)
+        (rows,) = await self._session.execute(statement, synced=False)
         if not rows:
             raise LeaseLost(f"Attempt {attempt} no longer holds the image {image_id}.")
         return image_of(rows[0])

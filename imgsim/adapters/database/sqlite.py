@@ -39,9 +39,9 @@ class SQLiteSession:
     async def migrate_if_new(self) -> None:
         await migrate_if_new(self._engine)
 
-    async def execute(self, *statements: QueryString) -> Sequence[Rows]:
+    async def execute(self, *statements: QueryString, synced: bool = True) -> Sequence[Rows]:
         with self._translated("written"):
-            return await self._engine.execute(statements)
+            return await self._engine.execute(statements, synced)
 
     async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
         with self._translated("written"):

@@ -27,6 +27,11 @@ Compiled = tuple[str, list[Any]]
 _LARGEST_GROUP = 128
 
 
+def _sync(synced: bool) -> str:
+    """With FULL a commit outlives a power cut; with NORMAL it outlives the process, and the next FULL one syncs it."""
+    return f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}"
+
+
 class _Connection:
     """One sqlite3 connection and the one thread that may use it: one hop for all the work of a call."""
 
@@ -39,7 +44,6 @@ class _Connection:
             connection: sqlite3.Connection = sqlite3.connect(**options)
             connection.row_factory = dict_factory
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # an acknowledged write outlives a power cut
             connection.execute("PRAGMA cache_size = -32768")  # KiB
             return connection
 
@@ -49,10 +53,11 @@ class _Connection:
     async def run(self, statement: Compiled) -> Rows:
         return await self._call(lambda: self._run(statement))
 
-    async def commit(self, group: Sequence[Sequence[Compiled]]) -> list[list[Rows]]:
+    async def commit(self, group: Sequence[Sequence[Compiled]], synced: bool) -> list[list[Rows]]:
         """All statements of all callers in one transaction; the rows of each."""
 
         def transaction() -> list[list[Rows]]:
+            self._connection.execute(_sync(synced))
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 rows = [[self._run(statement) for statement in statements] for statements in group]
@@ -83,6 +88,7 @@ class _Waiting:
 
     work: Sequence[Compiled] | Callable[[], Awaitable[Any]]
     outcome: asyncio.Future[Any]
+    synced: bool
 
     def resolve(self, result: Any) -> None:
         if not self.outcome.done():
@@ -94,7 +100,7 @@ class _Waiting:
 
 
 class GroupCommitSQLiteEngine(SQLiteEngine):
-    """``execute`` and ``write`` return once their changes are durable; reads see what is committed."""
+    """``execute`` and ``write`` return once their changes are committed; reads see what is committed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path=str(path), timeout=30)
@@ -118,18 +124,18 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
     async def select(self, statement: QueryString) -> Rows:
         return await self._reader.run(self._compiled(statement))
 
-    async def execute(self, statements: Sequence[QueryString]) -> list[Rows]:
-        """Run `statements` in one transaction, and return the rows of each."""
-        rows: list[Rows] = await self._write([self._compiled(statement) for statement in statements])
+    async def execute(self, statements: Sequence[QueryString], synced: bool) -> list[Rows]:
+        """Run `statements` in one transaction, and return the rows of each; `synced`: once they outlive a power cut."""
+        rows: list[Rows] = await self._write([self._compiled(statement) for statement in statements], synced)
         return rows
 
     async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run `operation`, whose Piccolo queries depend on each other, in a transaction of its own."""
-        result: T = await self._write(operation)
+        result: T = await self._write(operation, synced=True)
         return result
 
-    async def _write(self, work: Sequence[Compiled] | Callable[[], Awaitable[Any]]) -> Any:
-        waiting = _Waiting(work, asyncio.get_running_loop().create_future())
+    async def _write(self, work: Sequence[Compiled] | Callable[[], Awaitable[Any]], synced: bool) -> Any:
+        waiting = _Waiting(work, asyncio.get_running_loop().create_future(), synced)
         self._waiting.append(waiting)
         if self._commits is None or self._commits.done():
             # A fresh context: the group belongs to none of its callers.
@@ -148,7 +154,8 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
 
     async def _commit_group(self, group: list[_Waiting]) -> None:
         try:
-            rows = await self._writer.commit([waiting.work for waiting in group if not callable(waiting.work)])
+            statements = [waiting.work for waiting in group if not callable(waiting.work)]
+            rows = await self._writer.commit(statements, any(waiting.synced for waiting in group))
         except Exception as error:
             if len(group) == 1:
                 group[0].refuse(error)
@@ -171,6 +178,7 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
+        await self._writer.run((_sync(True), []))
         await self._writer.run(("BEGIN IMMEDIATE", []))
         token = self._in_write.set(True)
         try:

@@ -31,11 +31,11 @@ class ImageRow(Table, tablename="image"):
     failures = Integer()  # claims since the last retry; held against max_attempts
     owner = Varchar(length=64, null=True, default=None)  # who holds the claim
     # When someone may work on this image: its time of retry, or the end of its lease while it is
-    # claimed. None for those that rest, so the index holds the unfinished ones alone.
-    due_at = Timestamptz(null=True, default=None, index=True)
+    # claimed. None for those that rest, so that its index holds the unfinished ones alone.
+    due_at = Timestamptz(null=True, default=None)
     created_at = Timestamptz()
     updated_at = Timestamptz()
-    deleted_at = Timestamptz(null=True, default=None, index=True)
+    deleted_at = Timestamptz(null=True, default=None)
 
 
 class ImageTagRow(Table, tablename="image_tag"):

@@ -128,7 +128,8 @@ class ImagesController(Controller):
             "Content-Disposition": f"inline; filename*=UTF-8''{quote(image.filename or str(image.id), safe='')}",
             "X-Content-Type-Options": "nosniff",
         }
-        if headers["ETag"] in request.headers.get("if-none-match", ""):
+        known = request.headers.get("if-none-match", "")
+        if headers["ETag"] in known or known.strip() == "*":
             return Response(None, status_code=304, headers=headers)
         # The first chunk is read before the answer begins, so that a missing object is an error, not half an answer.
         chunks = objects.get(original_key(image_id))

@@ -1,5 +1,6 @@
 """From an upload to a durable row and a ringing bell."""
 
+import asyncio
 import json
 import logging
 import os
@@ -8,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
+from uuid import UUID
 
-from imgsim.core.errors import InvalidRequest, TooLarge, Unavailable
+from imgsim.core.errors import ImgsimError, InvalidRequest, TooLarge, Unavailable
 from imgsim.core.events import EventBus
 from imgsim.core.models import Image, ImageEvent, ImageState, Inspection, Picture, new_image_id, original_key
 from imgsim.core.pictures import PictureBuffer
@@ -56,6 +58,8 @@ class IngestService:
         self._events = events
         self._pictures = pictures
         self._max_bytes = max_bytes
+        self._rung: list[UUID] = []
+        self._marking: asyncio.Task[None] | None = None
 
     async def upload(
         self,
@@ -110,18 +114,33 @@ class IngestService:
             return stored
         self._pictures.put(image.id, found.picture)
         self._events.publish(ImageEvent.of(image))
-        return await self._ring(image)
+        await self._ring(image)
+        return image
 
-    async def _ring(self, image: Image) -> Image:
+    async def _ring(self, image: Image) -> None:
         try:
             await self._jobs.enqueue([image.id])
         except Unavailable as error:
             log.warning("image %s stays created until the queue returns: %s", image.id, error)
-            return image
-        for pending in await self._images.mark_pending([image.id]):
-            self._events.publish(ImageEvent.of(pending))
-            image = pending
-        return image
+            return
+        # Noted behind the answer's back, for all that rang meanwhile at once: nobody waits for it.
+        self._rung.append(image.id)
+        if self._marking is None or self._marking.done():
+            self._marking = asyncio.create_task(self._mark_pending(), name="mark pending")
+
+    async def _mark_pending(self) -> None:
+        while self._rung:
+            rung, self._rung = self._rung, []
+            try:
+                for image in await self._images.mark_pending(rung):
+                    self._events.publish(ImageEvent.of(image))
+            except ImgsimError as error:
+                log.warning("%d images stay created until they are worked on: %s", len(rung), error)
+
+    async def settle(self) -> None:
+        """Return when nothing is under way any more; for a process that stops."""
+        if self._marking is not None:
+            await self._marking
 
 
 def valid_collection(name: str) -> str:

@@ -16,6 +16,8 @@ DESCRIPTION = "image, image_tag, cached_embedding"
 INDEXES = (
     # A tombstone does not stand in the way of a new upload of the same bytes.
     "CREATE UNIQUE INDEX image_bytes_once ON image (collection, sha256) WHERE deleted_at IS NULL",
+    "CREATE INDEX image_due ON image (due_at) WHERE due_at IS NOT NULL",
+    "CREATE INDEX image_deleted ON image (deleted_at) WHERE deleted_at IS NOT NULL",
     "CREATE INDEX image_sha256 ON image (sha256)",
     "CREATE INDEX image_newest ON image (collection, id)",
     "CREATE UNIQUE INDEX image_tag_once ON image_tag (tag, image)",
@@ -46,10 +48,10 @@ async def create() -> None:
         attempts = Integer()
         failures = Integer()
         owner = Varchar(length=64, null=True, default=None)
-        due_at = Timestamptz(null=True, default=None, index=True)
+        due_at = Timestamptz(null=True, default=None)
         created_at = Timestamptz()
         updated_at = Timestamptz()
-        deleted_at = Timestamptz(null=True, default=None, index=True)
+        deleted_at = Timestamptz(null=True, default=None)
 
     class ImageTag(Table, db=engine, tablename="image_tag"):
         id = Serial(primary_key=True)
