@@ -94,7 +94,7 @@ class Upload(Section):
         100_000_000, ge=1, description="Largest picture, width times height, checked in the header before decoding."
     )
     buffer_bytes: int = Field(
-        134_217_728,
+        67_108_864,
         ge=0,
         description="Memory for decoded pictures on their way from the upload to the first stage, in bytes; 0 decodes again.",
     )

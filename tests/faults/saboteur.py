@@ -27,7 +27,7 @@ class Saboteur:
         with order.with_name(f"{order.name}.obeyed").open("ab") as obeyed:
             obeyed.write(b".")
         while (word := _read(order)) == "hold":  # until there is another order, or none
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 (a file has no event)
         match word:
             case "exit":
                 os._exit(70)
@@ -38,7 +38,7 @@ class Saboteur:
             case "rubbish":
                 return {"what": object()}
             case "block":  # against the rules: on the event loop
-                time.sleep(2)
+                time.sleep(2)  # noqa: ASYNC251
             case "long":
                 await asyncio.sleep(4)
         return None

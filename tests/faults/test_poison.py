@@ -56,6 +56,7 @@ def test_an_image_that_kills_the_process_rests_in_error_and_its_neighbours_are_d
     image = user.image(poison)
     assert image["attempts"] == 3
     assert image["error"]["type"] == "worker-lost"
+    assert image["error"]["stage"] == stage
     assert "3 attempts" in image["error"]["message"]
     for upload in neighbours:
         user.assert_done_once(upload)
@@ -71,7 +72,7 @@ def test_an_image_that_kills_the_process_rests_in_error_and_its_neighbours_are_d
     ("word", "error_type", "said"),
     [
         ("raise", "stage-failed", "sabotaged"),
-        ("hang", "timeout", "longer than its timeout"),
+        ("hang", "timeout", "took longer than 1 s"),
         ("rubbish", "stage-failed", "JSON"),
     ],
 )
@@ -119,7 +120,7 @@ def test_images_that_hang_in_every_slot_do_not_stop_the_others_for_good(
 def test_a_stage_that_blocks_the_event_loop_longer_than_the_lease_costs_no_attempt(
     start: Start, orders: Orders, photos: list[Path]
 ) -> None:
-    server = start(jobs__lease_seconds=1, jobs__reconcile_seconds=0.1)
+    server = start(jobs__lease_seconds=1, jobs__reconcile_seconds=0.1, jobs__max_attempts=1)
     user = User(server)
     orders.give("before-embed", "blocking.jpg", "block")
     orders.give("before-index", "held.jpg")

@@ -106,6 +106,20 @@ def test_a_job_longer_than_its_lease_runs_once(start: Start, orders: Orders, pho
     assert orders.obeyed("before-index", "long.jpg") == 1
 
 
+def test_a_process_that_slept_longer_than_its_leases_goes_on_where_it_was(
+    start: Start, orders: Orders, photos: list[Path]
+) -> None:
+    server = start(jobs__lease_seconds=1, jobs__reconcile_seconds=0.1, jobs__max_attempts=1)
+    user = User(server)
+    upload = hold(orders, user, photos[0])
+    server.process.send_signal(signal.SIGSTOP)  # as a closed laptop does
+    time.sleep(1.5)  # the lease must run out, and time is all there is to wait for
+    server.process.send_signal(signal.SIGCONT)
+    orders.withdraw("before-index", "held.jpg")
+    user.assert_done_once(upload)
+    assert user.image(upload)["attempts"] == 1
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own that can be filled."""
@@ -129,10 +143,15 @@ def test_a_full_disk_refuses_uploads_and_recovers_by_itself(small_disk: Path, ph
         assert refused.status_code == 503
         assert refused.headers["Retry-After"]
         assert "disk is full" in refused.json()["detail"]
+        change = {"metadata": {"more": "than one page of the database has room for" * 1000}}
+        refused = user.http.patch(f"/images/{before.id}", json=change)
+        assert refused.status_code == 503
+        assert "disk is full" in refused.json()["detail"]
         assert user.http.get("/health").status_code == 200
         assert user.hits(before) == [before.id]
         (small_disk / "filler").unlink()
         wait_until(lambda: user.http.get("/ready").status_code == 200, "the server is ready again")
+        assert user.http.patch(f"/images/{before.id}", json=change).status_code == 200
         user.assert_done_once(user.upload(photos[1]))
         assert user.vectors() == 2
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+import socket
 import sqlite3
 import time
 import uuid
@@ -282,10 +283,11 @@ def test_a_body_without_a_length_is_bounded_too(strict: httpx.Client) -> None:
 
 
 def test_a_body_that_announces_too_much_is_refused_before_it_comes(server: ImgsimServer) -> None:
-    with server.client() as client:
-        headers = {"Content-Type": "multipart/form-data; boundary=B", "Content-Length": str(1 << 40)}
-        request = client.build_request("POST", "/images/upload", headers=headers)
-        assert_problem(client.send(request), 413)
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port), timeout=10) as connection:
+        head = f"POST /images/upload HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {1 << 40}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_an_upload_of_exactly_the_limit_is_taken(strict: httpx.Client) -> None:
@@ -353,7 +355,7 @@ HOSTILE: dict[str, tuple[bytes, bytes]] = {
     "half a surrogate pair in UTF-8": (FORM.encode(), FILE + named(b"tags", b"\xed\xa0\x80") + END),
     "a huge field": (FORM.encode(), FILE + named(b"metadata", b"x" * 3_000_000) + END),
     "a huge field name": (FORM.encode(), FILE + named(b"x" * 3000, b"x") + END),
-    "a huge part header": (FORM.encode(), part(b'form-data; name="file"', b"", b"X: " + b"y" * 100_000 + b"\r\n") + END),
+    "a huge part header": (FORM.encode(), part(b'form-data; name="file"', b"", b"X: " + b"y" * 99_999 + b"\r\n") + END),
     "a hundred part headers": (FORM.encode(), part(b'form-data; name="file"', b"", b"X: y\r\n" * 100) + END),
     "thousands of parts": (FORM.encode(), FILE + named(b"tags", b"x") * 5000 + END),
     "a part without headers": (FORM.encode(), b"--B\r\n\r\nabc\r\n" + END),
