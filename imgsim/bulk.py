@@ -2,14 +2,31 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from imgsim.core.errors import ImgsimError
-from imgsim.targets import Target, looks_like_image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from imgsim.core.errors import ImgsimError, Unavailable
+from imgsim.targets import Target, looks_like_image, readable
+
+T = TypeVar("T")
 
 _AT_ONCE = 32
+_PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds to wait for a part that is away: a long run outlives the restart of a server."""
 
 
 @dataclass(slots=True)
@@ -20,19 +37,25 @@ class BulkReport:
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason."""
     stopped: bool = False
+    """Files are left because it was to stop."""
+    unavailable: str | None = None
+    """Files are left because of this."""
 
     @property
     def seen(self) -> int:
         return self.indexed + self.already_there + self.not_images + len(self.failed)
 
 
-def find_files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """Every file at or below `paths`, hidden ones left out; and whether it was named itself."""
+def find_files(paths: Sequence[Path], on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
+    """Every file at or below `paths`, hidden ones left out; and whether it was named itself.
+
+    `on_error` is told of folders that cannot be read.
+    """
     for path in paths:
         if not path.is_dir():
             yield path, True
             continue
-        for folder, folders, names in os.walk(path):
+        for folder, folders, names in os.walk(path, onerror=on_error):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 if not name.startswith("."):
@@ -53,10 +76,10 @@ async def index_files(
     same bytes stored already and goes on where this one stopped.
     """
     report = BulkReport()
-    files = find_files(paths)
+    files = find_files(paths, lambda error: report.failed.append((readable(error.filename), _reason(error))))
 
     async def work() -> None:
-        while not stop.is_set():
+        while not stop.is_set() and report.unavailable is None:
             following = next(files, None)
             if following is None:
                 return
@@ -65,7 +88,7 @@ async def index_files(
             on_progress(report)
 
     await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
-    report.stopped = stop.is_set()
+    report.stopped = stop.is_set() and next(files, None) is not None
     return report
 
 
@@ -77,17 +100,53 @@ async def _index_one(
         if not named and not await asyncio.to_thread(looks_like_image, path):
             report.not_images += 1
             return
-        image = await target.upload(path, collection, tags)
-        already_there = image["duplicate"]
-        image = await target.wait(image["id"])
+        image = await _patiently(lambda: target.upload(path, collection, tags))
+        already_there, image_id = image["duplicate"], image["id"]
+        image = await _patiently(lambda: target.wait(image_id))
     except OSError as error:
-        report.failed.append((str(path), error.strerror or str(error)))
+        report.failed.append((readable(path), _reason(error)))
+    except Unavailable as error:
+        report.unavailable = error.message
     except ImgsimError as error:
-        report.failed.append((str(path), error.message))
+        report.failed.append((readable(path), error.message))
     else:
         if image["state"] == "error":
-            report.failed.append((str(path), f"{image['error']['stage']}: {image['error']['message']}"))
+            report.failed.append((readable(path), f"{image['error']['stage']}: {image['error']['message']}"))
         elif already_there:
             report.already_there += 1
         else:
             report.indexed += 1
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    for pause in _PAUSES:
+        try:
+            return await call()
+        except Unavailable:
+            await asyncio.sleep(pause)
+    return await call()
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+class _Rate(ProgressColumn):
+    """Files per second of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "")
+
+
+def progress_bar() -> Progress:
+    """How many of how many, how fast, how long still, and a description; on stderr."""
+    return Progress(
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+    )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from imgsim import __version__
-from imgsim.core.errors import ImgsimError, SettingsError
+from imgsim.core.errors import ImgsimError, InvalidRequest, SettingsError
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -28,9 +28,21 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ImgsimError as error:
             click.echo(f"imgsim: {error.message}", err=True)
-            ctx.exit(2 if isinstance(error, SettingsError) else 1)
+            ctx.exit(2 if isinstance(error, SettingsError | InvalidRequest) else 1)
         except KeyboardInterrupt:
             ctx.exit(130)
+
+
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Writes to what stderr is at the time: a progress bar puts itself in its place, and lets lines pass above it."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """It is what it is."""
 
 
 def settings_options(command: F) -> F:
@@ -56,9 +68,8 @@ def _settings(config: Path | None, data_dir: Path | None, **overrides: Any) -> A
 
     given = {name: value for name, value in {"data_dir": data_dir, **overrides}.items() if value is not None}
     settings = load_settings(config, given)
-    logging.basicConfig(
-        level=settings.log.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
-    )
+    line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    logging.basicConfig(level=settings.log.level.upper(), format=line, handlers=[_StderrHandler()])
     for chatty in ("httpx", "piccolo", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return settings
@@ -96,7 +107,7 @@ def cli() -> None:
 @click.option("--host", help="Address to listen on [127.0.0.1].")
 @click.option("--port", type=int, help="Port to listen on, 0 for any free one [8000].")
 def serve(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> None:
-    """Run everything in one process: API, processing, model, and embedded storage.
+    """Run everything in one process: API, processing, model, storage.
 
     Needs no other server, no download and no account. Stop it with Ctrl-C: it finishes the images
     it works on, and goes on with the others at the next start.
@@ -117,8 +128,8 @@ async def _serve(settings: Any) -> None:
         listening, url = bind(settings)
         container.lock().note(url)
         async with working(container):
-            click.echo(_next_steps(url, settings, container.embedder().model_id), err=True)
-            await serve_http(app, listening, container.events().close)
+            banner = _next_steps(url, settings, container.embedder().model_id)
+            await serve_http(app, listening, lambda: click.echo(banner, err=True), container.events().close)
 
 
 def _next_steps(url: str, settings: Any, model: str) -> str:
@@ -154,30 +165,35 @@ def index(
 ) -> None:
     """Index files and folders, and wait until they can be searched.
 
-    Folders are searched through with all that is below them; what is no image there is passed over.
-    Ctrl-C stops after the images that have begun; run it again and it goes on, since the same bytes
-    are stored once.
+    PATHS are images, and folders with all that is below them; hidden files, and what is no image in
+    a folder, are passed over. Ctrl-C stops after the images that have begun, a second one at once;
+    run it again and it goes on, since the same bytes are stored once.
     """
-    from imgsim.bulk import BulkReport, find_files, index_files
+    from imgsim.bulk import BulkReport, find_files, index_files, progress_bar
+    from imgsim.core.services.ingest import valid_collection, valid_tags
     from imgsim.targets import open_target
 
     settings = _settings(config, data_dir)
+    valid_collection(collection)
+    valid_tags(tags)
 
     async def main() -> BulkReport:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-        columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
         async with open_target(settings, server, work=True) as target:
-            with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
+            with progress_bar() as progress:
                 bar = progress.add_task("", total=sum(1 for _ in find_files(paths)))
 
-                def show(report: BulkReport) -> None:
-                    failed = f"[red]{len(report.failed)} failed" if report.failed else ""
-                    progress.update(bar, completed=report.seen, description=failed)
+                def stop_softly() -> None:
+                    stop.set()
+                    loop.remove_signal_handler(signal.SIGINT)  # the next one interrupts
+                    progress.update(bar, description="stopping, once more to stop at once")
 
+                def show(report: BulkReport) -> None:
+                    progress.update(bar, completed=report.seen)
+                    if report.failed and not stop.is_set():
+                        progress.update(bar, description=f"[red]{len(report.failed)} failed")
+
+                loop.add_signal_handler(signal.SIGINT, stop_softly)
                 return await index_files(target, paths, collection, tags, show, stop)
 
     report = _run(main())
@@ -190,6 +206,7 @@ def index(
                 "not_images": report.not_images,
                 "failed": failed,
                 "stopped": report.stopped,
+                "unavailable": report.unavailable,
             }
         )
     else:
@@ -201,6 +218,9 @@ def index(
             click.echo(f"  {path}: {reason}", err=True)
         if len(report.failed) > _MOST_FAILURES_SHOWN:
             click.echo(f"  and {len(report.failed) - _MOST_FAILURES_SHOWN} more; --json lists all", err=True)
+    if report.unavailable:
+        click.echo(f"imgsim: {report.unavailable} Run the same command again to go on.", err=True)
+        raise SystemExit(1)
     if report.stopped:
         click.echo("Stopped. Run the same command again to go on.", err=True)
         raise SystemExit(130)
@@ -226,7 +246,10 @@ def search(
     limit: int,
     collection: str | None,
 ) -> None:
-    """What looks like this? By a file, which is not stored, or by a text."""
+    """Find images that look like a file, or fit a text.
+
+    The file is not stored. Without --collection all collections are searched.
+    """
     from imgsim.targets import Json, open_target
 
     if (image is None) == (text is None):
@@ -247,7 +270,8 @@ def search(
         found = hit["image"]
         click.echo(f"{hit['score']:.4f}  {found['id']}  {found['metadata'].get('path') or found['filename']}")
     if not answer["results"]:
-        click.echo("Nothing is indexed that could be found.", err=True)
+        where = f"in the collection {collection!r}" if collection else f"in {server or settings.data_dir}"
+        click.echo(f"Nothing found: no image {where} is indexed. imgsim index PATH adds some.", err=True)
 
 
 @cli.command()
@@ -255,7 +279,10 @@ def search(
 @server_option
 @json_option
 def status(config: Path | None, data_dir: Path | None, server: str | None, as_json: bool) -> None:
-    """How many images are in which state, and whether all parts answer."""
+    """Show images by state, and whether all parts answer.
+
+    The exit status is 1 if one does not.
+    """
     from imgsim.targets import Json, open_target
 
     settings = _settings(config, data_dir)
@@ -272,6 +299,8 @@ def status(config: Path | None, data_dir: Path | None, server: str | None, as_js
         lines = value.items() if isinstance(value, dict) else [("", value)]
         for label, figure in lines:
             click.echo(f"{name:<9} {label:<22} {figure}" if label else f"{name:<9} {figure}")
+    if any(answer != "ok" for answer in found["checks"].values()):
+        raise SystemExit(1)
 
 
 @cli.command()
@@ -280,27 +309,38 @@ def status(config: Path | None, data_dir: Path | None, server: str | None, as_js
 @json_option
 @click.argument("ids", nargs=-1)
 def retry(config: Path | None, data_dir: Path | None, server: str | None, as_json: bool, ids: tuple[str, ...]) -> None:
-    """Process images in error again: those named by id, or all of them; and wait for the outcome."""
+    """Process images in error again, and wait for the outcome.
+
+    IDS are those of the images; without any, all images in error are tried again.
+    """
     from imgsim.targets import Json, open_target
 
     settings = _settings(config, data_dir)
+    refused: dict[str, str] = {}
 
     async def main() -> list[Json]:
         async with open_target(settings, server, work=True) as target:
-            chosen = list(ids) or await target.failed()
+            chosen = list(dict.fromkeys(ids)) or await target.failed()
             for image_id in chosen:
-                await target.retry(image_id)
-            return [await target.wait(image_id) for image_id in chosen]
+                try:
+                    await target.retry(image_id)
+                except ImgsimError as error:
+                    refused[image_id] = error.message
+            return [await target.wait(image_id) for image_id in chosen if image_id not in refused]
 
     images = _run(main())
     failed = [image for image in images if image["state"] == "error"]
     if as_json:
-        _print_json({"done": len(images) - len(failed), "failed": failed})
+        _print_json({"done": len(images) - len(failed), "failed": failed, "refused": refused})
+    elif not images and not refused:
+        click.echo("No image is in error.")
     else:
         click.echo(f"{len(images) - len(failed)} done, {len(failed)} failed again")
         for image in failed:
             click.echo(f"  {image['id']}: {image['error']['stage']}: {image['error']['message']}", err=True)
-    if failed:
+        for image_id, reason in refused.items():
+            click.echo(f"  {image_id}: {reason}", err=True)
+    if failed or refused:
         raise SystemExit(1)
 
 
@@ -309,11 +349,12 @@ def retry(config: Path | None, data_dir: Path | None, server: str | None, as_jso
 @json_option
 def config(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Print the effective settings as TOML, secrets masked."""
-    from imgsim.settings import describe
+    from imgsim.settings import describe, masked_values
 
     settings = _settings(config, data_dir)
     if as_json:
-        _print_json({key: {"value": value, "about": about} for key, value, about in describe(settings)})
+        values = masked_values(settings)
+        _print_json({key: {"value": values[key], "about": about} for key, _, about in describe(settings)})
         return
     for key, value, about in describe(settings):
         click.echo(f"# {about}\n{key} = {value}\n")
@@ -323,7 +364,7 @@ def config(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
 @settings_options
 @json_option
 def plugins(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """List the stages in the order in which they run, and where each comes from."""
+    """List the stages in their order, and where each comes from."""
     from imgsim.container import Container
     from imgsim.pipeline.stage import stage_names
 
@@ -350,7 +391,7 @@ def plugins(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
 @cli.command()
 @settings_options
 def migrate(config: Path | None, data_dir: Path | None) -> None:
-    """Bring the database's tables up to date, after an upgrade of imgsim."""
+    """Bring the database up to date, after an upgrade of imgsim."""
     from imgsim.container import migrate_database
 
     ran = _run(migrate_database(_settings(config, data_dir)))
@@ -358,4 +399,4 @@ def migrate(config: Path | None, data_dir: Path | None) -> None:
 
 
 def main() -> None:
-    cli()
+    cli(prog_name="imgsim")

@@ -163,6 +163,7 @@ class Container(containers.DeclarativeContainer):
         api_keys=providers.Callable(
             lambda settings: tuple(key.get_secret_value() for key in settings.auth.keys), settings
         ),
+        loopback_only=providers.Callable(lambda settings: not settings.auth.allow_open, settings),
     )
     app = providers.Singleton(create_app, services)
 

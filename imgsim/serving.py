@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 from litestar.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from imgsim.core.errors import SettingsError
 from imgsim.settings import Settings
@@ -17,10 +19,41 @@ from imgsim.settings import Settings
 log = logging.getLogger("imgsim.serving")
 
 _SECONDS_TO_FINISH_REQUESTS = 10
+_LARGEST_HEAD = 1 << 16
+
+
+class _Protocol(HttpToolsProtocol):
+    """Closes connections whose head grows without end: the parser keeps all of it, and knows no limit."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._head_bytes += len(data)
+        if self._in_head and self._head_bytes > _LARGEST_HEAD:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
 
 
 class _Server(uvicorn.Server):
     """Leaves the signals to `serve`: uvicorn's own handling would end the process before its work is handed back."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -50,18 +83,24 @@ def bind(settings: Settings) -> tuple[socket.socket, str]:
     try:
         listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
+        option = "--host" if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL else "--port"
         raise SettingsError(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Try another --port."
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Try another {option}."
         ) from error
     host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
     return listening, f"http://{host}:{listening.getsockname()[1]}"
 
 
-async def serve(app: ASGIApp, listening: socket.socket, on_stop: Callable[[], None]) -> None:
-    """Answer requests until SIGINT or SIGTERM; `on_stop` ends the streams that would go on forever."""
+async def serve(
+    app: ASGIApp, listening: socket.socket, on_start: Callable[[], None], on_stop: Callable[[], None]
+) -> None:
+    """Answer requests until SIGINT or SIGTERM.
+
+    `on_start` is called when both are heeded; `on_stop` ends the streams that would go on forever.
+    """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=_Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -70,7 +109,7 @@ async def serve(app: ASGIApp, listening: socket.socket, on_stop: Callable[[], No
         proxy_headers=False,
         timeout_graceful_shutdown=_SECONDS_TO_FINISH_REQUESTS,
     )
-    server = _Server(config)
+    server = _Server(config, on_start)
 
     def stop(number: int) -> None:
         log.info("stopping (%s)", signal.Signals(number).name)

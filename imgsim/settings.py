@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from imgsim.core.errors import SettingsError
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -29,7 +29,10 @@ class Section(BaseModel):
         """Lists in the environment: ``a,b`` or JSON."""
         if isinstance(value, str) and "tuple" in str(cls.model_fields[info.field_name].annotation):
             if value.lstrip().startswith("["):
-                return json.loads(value)
+                try:
+                    return json.loads(value)
+                except ValueError as error:
+                    raise ValueError(f"it begins like a JSON list, but is none: {error}") from None
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
@@ -163,6 +166,11 @@ class Settings(BaseSettings):
     plugins: Plugins = Plugins()
     log: Log = Log()
 
+    @field_validator("data_dir")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
+
     def part_url(self, part: str) -> str:
         """The URL of ``objects``, ``database`` or ``vectors``, where empty means: in the data directory."""
         url: str = getattr(self, part).url
@@ -211,7 +219,12 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | Non
 def describe(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """``(key, value, sentence)`` of every setting in order, secrets masked, values as TOML."""
     for key, field, value in _walk(settings):
-        yield key, _toml_value(value), field.description or ""
+        yield key, _toml_value(_masked(value)), field.description or ""
+
+
+def masked_values(settings: Settings) -> dict[str, Any]:
+    """The value of every setting by its key, secrets masked, as JSON has them."""
+    return {key: _masked(value) for key, _, value in _walk(settings)}
 
 
 def _walk(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -223,22 +236,28 @@ def _walk(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
             yield f"{prefix}{name}", field, value
 
 
+def _masked(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _masked(dict(value))
+    if isinstance(value, Mapping):
+        return {name: _masked(item) for name, item in value.items() if item is not None}
+    if isinstance(value, tuple):
+        return [_masked(item) for item in value]
+    return value if isinstance(value, bool | int | float) else mask_url(str(value))
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{name} = {_toml_value(item)}" for name, item in value.items() if item is not None)
+        inner = ", ".join(f"{name} = {_toml_value(item)}" for name, item in value.items())
         return "{ " + inner + " }" if inner else "{}"
-    if isinstance(value, BaseModel):
-        return _toml_value(dict(value))
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    return json.dumps(mask_url(str(value)))
+    return json.dumps(value, ensure_ascii=False)
 
 
 def mask_url(text: str) -> str:
     """`text` without the password of a URL in it."""
-    return re.sub(r"(://[^/@:]*:)[^@/]+@", r"\1**********@", text)
+    return re.sub(r"(://[^/@:\s]*:)[^/\s]+@", r"\1**********@", text)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -261,7 +280,9 @@ def _check_environment(environment: Mapping[str, str]) -> None:
             first = name.removeprefix("IMGSIM_").split("__")[0].lower()
             if first not in Settings.model_fields:
                 key = name.removeprefix("IMGSIM_").replace("__", ".").lower()
-                raise SettingsError(f"The environment variable {name} names no setting. {_suggest(key)}")
+                raise SettingsError(
+                    f"The environment variable {name} names no setting. {_suggest(key, _environment_name)}"
+                )
 
 
 def _explain(error: Exception) -> str:
@@ -273,15 +294,21 @@ def _explain(error: Exception) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"There is no setting {key}. {_suggest(key)}")
         else:
-            shown = "" if isinstance(problem["input"], Mapping) else f" (got {mask_url(str(problem['input']))!r})"
-            lines.append(f"The setting {key} cannot be used: {problem['msg']}{shown}.")
+            secret = isinstance(problem["input"], Mapping) or problem["loc"][0] == "auth"
+            shown = "" if secret else f" (got {mask_url(str(problem['input']))!r})"
+            reason = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"The setting {key} cannot be used: {reason}{shown}.")
     return " ".join(lines)
 
 
-def _suggest(key: str) -> str:
+def _suggest(key: str, shown: Callable[[str], str] = str) -> str:
     keys = [name for name, _, _ in _walk(Settings.model_construct())]
     section = key.split(".")[0]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    hint = f"Did you mean {near[0]}? " if near else ""
+    hint = f"Did you mean {shown(near[0])}? " if near else ""
     siblings = [name for name in keys if name.split(".")[0] == section] or sorted({n.split(".")[0] for n in keys})
-    return f"{hint}Valid: {', '.join(siblings)}."
+    return f"{hint}Valid: {', '.join(shown(name) for name in siblings)}."
+
+
+def _environment_name(key: str) -> str:
+    return "IMGSIM_" + key.upper().replace(".", "__")

@@ -1,6 +1,9 @@
 """What the command line works on: a data directory, or a running server. Both take and give the same things."""
 
 import asyncio
+import contextlib
+import os
+import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,15 +13,17 @@ from uuid import UUID
 import httpx
 import msgspec
 
-from imgsim.container import Container, looks_like_image, opened, working
-from imgsim.core.errors import ImgsimError, InvalidRequest, Unavailable
+from imgsim.container import Container, opened, working
+from imgsim.container import looks_like_image as begins_like_image
+from imgsim.core.errors import ImgsimError, InvalidRequest, Unauthorized, Unavailable
 from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
+from imgsim.core.ports import Adapter
 from imgsim.core.services.search import Page
 from imgsim.settings import Settings
 
-__all__ = ["DirectoryTarget", "Json", "ServerTarget", "Target", "looks_like_image", "open_target"]
-
 AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
+
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 Json = dict[str, Any]
 
@@ -62,7 +67,8 @@ class DirectoryTarget:
                 image = await self._container.images().get(UUID(image_id))
                 if image.state in AT_REST:
                     return _json(image)
-                await listener.next()
+                with contextlib.suppress(TimeoutError):  # look again now and then: no event may be the last hope
+                    await asyncio.wait_for(listener.next(), _SECONDS_BETWEEN_LOOKS)
 
     async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
         with path.open("rb") as file:
@@ -80,6 +86,7 @@ class DirectoryTarget:
         return {
             "where": str(self._container.settings().data_dir),
             "model": self._container.embedder().model_id,
+            "checks": {name: await _answer_of(part) for name, part in self._container.services().adapters().items()},
             "images": {state.value: count for state, count in counts.items()},
             "vectors": models,
         }
@@ -106,7 +113,8 @@ class ServerTarget:
     async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
         fields = {"collection": collection, "tags": list(tags), "metadata": msgspec.json.encode(_source(path))}
         with path.open("rb") as file:
-            return await self._call("POST", "/images/upload", files={"file": (path.name, file)}, data=fields)
+            files = {"file": (readable(path.name), file)}
+            return await self._call("POST", "/images/upload", files=files, data=fields)
 
     async def wait(self, image_id: str) -> Json:
         pause = 0.05
@@ -120,18 +128,21 @@ class ServerTarget:
     async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
         fields: Json = {"limit": str(limit)} | ({"collection": collection} if collection else {})
         with path.open("rb") as file:
-            return await self._call("POST", "/search", files={"file": (path.name, file)}, data=fields)
+            files = {"file": (readable(path.name), file)}
+            return await self._call("POST", "/search", files=files, data=fields)
 
     async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
         body = {"text": text, "limit": limit, "collection": collection}
         return await self._call("POST", "/search", json=body)
 
     async def status(self) -> Json:
-        response = await self._send("GET", "/ready")
-        figures = (await self._send("GET", "/metrics")).text
-        images, vectors = _labelled(figures, "imgsim_images"), _labelled(figures, "imgsim_vectors")
-        checks = response.json().get("checks", {})
-        return {"where": str(self._client.base_url), "checks": checks, "images": images, "vectors": vectors}
+        checks = (await self._send("GET", "/ready")).json()["checks"]
+        found = {"where": str(self._client.base_url), "checks": checks}
+        response = await self._send("GET", "/metrics")
+        if response.status_code >= 400:  # a part that is away cannot be counted
+            return found
+        images, vectors = _labelled(response.text, "imgsim_images"), _labelled(response.text, "imgsim_vectors")
+        return found | {"images": images, "vectors": vectors}
 
     async def failed(self) -> list[str]:
         ids: list[str] = []
@@ -146,20 +157,27 @@ class ServerTarget:
     async def retry(self, image_id: str) -> Json:
         return await self._call("POST", f"/images/{_uuid(image_id)}/retry")
 
+    async def check(self) -> None:
+        """Return when an imgsim server that lets us in is there; for one error instead of one for each file."""
+        answer = await self._send("GET", "/health")
+        if answer.status_code != 200 or "version" not in _object(answer):
+            raise InvalidRequest(f"What answers at {self._client.base_url} is no imgsim server.")
+        answer = await self._send("GET", "/images", params={"limit": 1})
+        if answer.status_code == 401:
+            raise _error_of(answer)
+
     async def _call(self, method: str, path: str, **arguments: Any) -> Json:
         response = await self._send(method, path, **arguments)
         if response.status_code >= 400:
             raise _error_of(response)
-        body: Json = response.json()
-        return body
+        return _object(response)
 
     async def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             return await self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
-            raise Unavailable(
-                f"The server at {self._client.base_url} gave no answer: {error or type(error)}."
-            ) from error
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"The server at {self._client.base_url} gave no answer: {reason}.") from error
 
 
 @asynccontextmanager
@@ -168,8 +186,15 @@ async def open_target(settings: Settings, server: str | None, work: bool = False
     if server is not None:
         keys = settings.auth.keys
         headers = {"Authorization": f"Bearer {keys[0].get_secret_value()}"} if keys else {}
-        async with httpx.AsyncClient(base_url=server, headers=headers, timeout=60.0) as client:
-            yield ServerTarget(client)
+        try:
+            url = server if "://" in server else f"http://{server}"
+            client = httpx.AsyncClient(base_url=url, headers=headers, timeout=60.0)
+        except httpx.InvalidURL as error:
+            raise InvalidRequest(f"{server!r} is no URL of a server: {error}.") from error
+        async with client:
+            target = ServerTarget(client)
+            await target.check()
+            yield target
         return
     container = Container(settings=settings)
     async with opened(container):
@@ -180,9 +205,27 @@ async def open_target(settings: Settings, server: str | None, work: bool = False
             yield DirectoryTarget(container)
 
 
+async def _answer_of(part: Adapter) -> str:
+    try:
+        await part.ping()
+    except ImgsimError as error:
+        return error.message
+    return "ok"
+
+
+def looks_like_image(path: Path) -> bool:
+    """Whether it is a file (and no pipe, which would block) that begins like an image. ``OSError``."""
+    return stat.S_ISREG(path.stat().st_mode) and begins_like_image(path)
+
+
+def readable(path: Path | str) -> str:
+    """A path as text that can be stored and printed: not every file name is UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def _source(path: Path) -> Json:
     """So that a search can say where the file lies."""
-    return {"path": str(path.absolute())}
+    return {"path": readable(path.absolute())}
 
 
 def _json(value: Image | Any) -> Json:
@@ -197,12 +240,23 @@ def _uuid(text: str) -> UUID:
         raise InvalidRequest(f"{text!r} is no image id.") from error
 
 
-def _error_of(response: httpx.Response) -> ImgsimError:
+def _object(response: httpx.Response) -> Json:
+    """The JSON object in `response`; empty where it holds something else."""
     try:
-        detail = str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        detail = f"The server answered {response.status_code}."
-    return Unavailable(detail) if response.status_code >= 500 else InvalidRequest(detail)
+        body = response.json()
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {}
+
+
+def _error_of(response: httpx.Response) -> ImgsimError:
+    detail = str(_object(response).get("detail") or f"The server answered {response.status_code}.")
+    status = response.status_code
+    if status in (429, 502, 503, 504):
+        return Unavailable(detail)
+    if status == 401:
+        return Unauthorized(f"{detail} The command line sends the first of auth.keys (IMGSIM_AUTH__KEYS).")
+    return InvalidRequest(detail) if status == 400 else ImgsimError(detail)
 
 
 def _labelled(figures: str, name: str) -> dict[str, int]:

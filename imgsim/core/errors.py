@@ -46,6 +46,12 @@ class Unauthorized(ImgsimError):
     code = "unauthorized"
 
 
+class Forbidden(ImgsimError):
+    """This is not allowed."""
+
+    code = "forbidden"
+
+
 class ImageNotFound(ImgsimError):
     """No image has this id."""
 

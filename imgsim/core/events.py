@@ -41,9 +41,10 @@ class Listener:
     def __init__(self, image_id: UUID | None) -> None:
         self._image_id = image_id
         self._queue: asyncio.Queue[ImageEvent | None] = asyncio.Queue()
+        self._cut = False
 
     def tell(self, event: ImageEvent) -> None:
-        if self._image_id not in (None, event.id):
+        if self._cut or self._image_id not in (None, event.id):
             return
         if self._queue.qsize() < _LONGEST_QUEUE:
             self._queue.put_nowait(event)
@@ -51,7 +52,9 @@ class Listener:
             self.cut_off()
 
     def cut_off(self) -> None:
-        self._queue.put_nowait(None)
+        if not self._cut:
+            self._cut = True
+            self._queue.put_nowait(None)
 
     async def next(self) -> ImageEvent | None:
         """The next event; None when there will be no more."""

@@ -127,7 +127,7 @@ def _fault(stage: Any) -> str | None:
     if not inspect.iscoroutinefunction(stage.run):
         return "its run must be an async function: async def run(self, ctx)"
     try:
-        names = [*stage_names(stage, "after"), *stage_names(stage, "before")]
+        names: list[Any] = [*stage_names(stage, "after"), *stage_names(stage, "before")]
     except TypeError:
         names = [None]
     if not all(isinstance(name, str) for name in names):

@@ -23,6 +23,6 @@ def make_photographs(count: int, size: tuple[int, int], seed: int = 1) -> list[b
                 size, Image.Resampling.BICUBIC, (left, top, left + width, top + height)
             )
         out = io.BytesIO()
-        picture.save(out, "JPEG", quality=90)
+        picture.save(out, "JPEG", quality=90, comment=f"{seed} {number}".encode())  # no two are the same
         made.append(out.getvalue())
     return made

@@ -26,8 +26,8 @@ class Saboteur:
             return None
         with order.with_name(f"{order.name}.obeyed").open("ab") as obeyed:
             obeyed.write(b".")
-        while (word := _read(order)) == "hold":  # until there is another order, or none
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 (a file has no event)
+        while (word := _read(order)) == "hold":  # noqa: ASYNC110 (a file tells nobody that it has changed)
+            await asyncio.sleep(0.01)
         match word:
             case "exit":
                 os._exit(70)
@@ -45,6 +45,7 @@ class Saboteur:
 
 
 def _read(order: Path) -> str:
+    """Empty where it was withdrawn."""
     try:
         return order.read_text()
     except FileNotFoundError:

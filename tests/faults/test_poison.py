@@ -76,31 +76,33 @@ def test_an_image_that_kills_the_process_rests_in_error_and_its_neighbours_are_d
         ("rubbish", "stage-failed", "JSON"),
     ],
 )
-@pytest.mark.parametrize("stage", ["before-embed", "after-index"])
-def test_a_stage_that_fails_on_one_image_fails_that_one_alone(
-    start: Start, orders: Orders, photos: list[Path], stage: str, word: str, error_type: str, said: str
+def test_a_stage_that_fails_on_an_image_fails_that_one_alone(
+    start: Start, orders: Orders, photos: list[Path], word: str, error_type: str, said: str
 ) -> None:
     server = start(
         jobs__max_attempts=2, jobs__backoff_seconds=0.1, jobs__reconcile_seconds=0.1, pipeline__timeout_seconds=1
     )
     user = User(server)
-    orders.give(stage, "poison.jpg", word)
-    poison = user.upload(photos[0], "poison.jpg")
-    neighbours = [user.upload(photo) for photo in photos[1:6]]
+    stages = ("before-embed", "after-index")
+    for stage in stages:
+        orders.give(stage, f"{stage}.jpg", word)
+    poisons = [user.upload(photo, f"{stage}.jpg") for photo, stage in zip(photos, stages, strict=False)]
+    neighbours = [user.upload(photo) for photo in photos[2:7]]
     for upload in neighbours:
         user.assert_done_once(upload)
-    image = user.wait_until_at_rest(poison)
-    assert image["state"] == "error"
-    assert image["attempts"] == orders.obeyed(stage, "poison.jpg") == 2
-    assert image["error"]["type"] == error_type
-    assert image["error"]["stage"] == stage
-    assert said in image["error"]["message"]
+    for upload, stage in zip(poisons, stages, strict=True):
+        image = user.wait_until_at_rest(upload)
+        assert image["state"] == "error"
+        assert image["attempts"] == orders.obeyed(stage, upload.filename) == 2
+        assert (image["error"]["type"], image["error"]["stage"]) == (error_type, stage)
+        assert said in image["error"]["message"]
     assert_well(user)
 
-    orders.withdraw(stage, "poison.jpg")
-    assert user.http.post(f"/images/{poison.id}/retry").status_code == 202
-    user.assert_done_once(poison)
-    assert user.vectors() == 6
+    for upload, stage in zip(poisons, stages, strict=True):
+        orders.withdraw(stage, upload.filename)
+        assert user.http.post(f"/images/{upload.id}/retry").status_code == 202
+        user.assert_done_once(upload)
+    assert user.vectors() == 7
 
 
 def test_images_that_hang_in_every_slot_do_not_stop_the_others_for_good(

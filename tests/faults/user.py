@@ -26,13 +26,13 @@ class Upload:
 class User:
     def __init__(self, server: ImgsimServer) -> None:
         self._server = server
-        self._client = httpx.Client()
+        self._client: httpx.Client | None = None
 
     @property
     def http(self) -> httpx.Client:
         """A client of the server that runs now, which may listen elsewhere than the one before."""
-        if self._client.base_url != self._server.url:
-            self._client = self._server.client()
+        if self._client is None or self._client.base_url != self._server.url:
+            self._client = self._server.client(verify=False)  # there are no certificates to load
         return self._client
 
     def upload(self, photo: Path, filename: str | None = None, collection: str = "default") -> Upload:

@@ -419,6 +419,16 @@ def test_a_change_to_metadata_that_cannot_be_kept_is_refused(client: httpx.Clien
     assert client.get(f"/images/{image['id']}").json()["metadata"] == {"kept": True}
 
 
+def test_metadata_of_any_depth_is_either_refused_or_comes_back(tmp_path: Path) -> None:
+    with ImgsimServer(tmp_path / "data", {"IMGSIM_EMBEDDER__URL": "colour:"}) as own, own.client() as client:
+        for depth in (10, 100, *range(930, 1000)):
+            metadata = '{"a":' + "[" * depth + "]" * depth + "}"
+            response = upload(client, picture(30), collection=f"depth-{depth}", metadata=metadata)
+            assert response.status_code in (202, 400), depth
+            assert client.get("/images").status_code == 200, depth
+            assert client.post("/search", files={"file": picture(30)}).status_code == 200, depth
+
+
 def test_metadata_comes_back_as_it_was_sent(client: httpx.Client, collection: str) -> None:
     metadata = {"text": 'ü 漢 🙂 " \\ \n', "int": 2**53, "float": 0.1, "deep": [[[{"a": None}]]], "": True}
     image = upload(client, picture(15), collection=collection, metadata=json.dumps(metadata)).json()

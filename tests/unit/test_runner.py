@@ -185,7 +185,9 @@ class Bench:
         pixels = np.random.default_rng(self._uploaded).integers(0, 256, (20, 20, 3), np.uint8)
         file = io.BytesIO()
         Pillow.fromarray(pixels).save(file, "PNG")
-        return (await self.ingest.upload(file, **values)).id
+        image = await self.ingest.upload(file, **values)
+        await self.ingest.settle()
+        return image.id
 
     async def processed(self, runner: Runner, image_id: UUID) -> Image:
         """The image after one attempt."""
@@ -503,9 +505,8 @@ async def test_nothing_that_escapes_from_a_stage_ends_more_than_its_attempt(
 ) -> None:
     image = await bench.processed(bench.runner(raises(escaping), attempts=1), await bench.upload())
 
-    assert image.error == ImageError("work", "stage-failed", f"RuntimeError: the stage raised {escaping!r:.99}", 1) or (
-        image.error is not None and type(escaping).__name__ in image.error.message
-    )
+    sentence = f"RuntimeError: the stage raised {type(escaping).__name__}"
+    assert image.error == ImageError("work", "stage-failed", sentence, 1)
 
 
 async def test_missing_bytes_fail_the_attempt_and_say_so(bench: Bench) -> None:
@@ -702,6 +703,7 @@ async def test_draining_waits_for_what_runs_and_claims_nothing_more(bench: Bench
     async with running(runner.process([first])) as work:
         await gate.entered.wait()
         async with running(runner.drain(30)) as drain:
+            await asyncio.sleep(0)  # it has begun
             await runner.process([second])
             assert not drain.done()
             gate.opened.set()

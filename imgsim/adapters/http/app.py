@@ -23,7 +23,7 @@ def create_app(services: Services) -> Litestar:
         route_handlers=[ImagesController, SearchController, EventsController, OperationsController, encode],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False, use_cache=True)},
         exception_handlers=EXCEPTION_HANDLERS,
-        guards=[api_key_guard(services.api_keys)],
+        guards=[api_key_guard(services.api_keys, services.loopback_only)],
         middleware=[PrometheusConfig(app_name="imgsim", prefix="imgsim_http", group_path=True).middleware],
         openapi_config=openapi_config(),
         # What one file may have is checked while it streams in; this bounds a body of many.

@@ -1,6 +1,8 @@
 """The page at ``/``: what to do next. Static, no outside request."""
 
-LANDING_PAGE = """<!doctype html>
+from html import escape
+
+_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>imgsim</title>
 <style>
@@ -26,3 +28,8 @@ curl -F file=@other.jpg http://localhost:8000/search</pre>
 </ul>
 </body></html>
 """
+
+
+def landing_page(base_url: str) -> str:
+    """`base_url` is under which the reader has reached it."""
+    return _PAGE.replace("http://localhost:8000", escape(base_url.rstrip("/")))

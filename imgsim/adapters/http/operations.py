@@ -6,7 +6,8 @@ from litestar import Controller, MediaType, Response, get
 
 from imgsim import __version__
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.landing import LANDING_PAGE
+from imgsim.adapters.http.bodies import AnyRequest
+from imgsim.adapters.http.landing import landing_page
 from imgsim.adapters.http.services import Services
 from imgsim.core.errors import ImgsimError
 from imgsim.core.ports import Adapter
@@ -56,9 +57,11 @@ class OperationsController(Controller):
         return Response(figures.text(), media_type="text/plain; version=0.0.4")
 
     @get("/", summary="What to do next", media_type=MediaType.HTML, include_in_schema=False)
-    async def landing(self) -> Response[str]:
+    async def landing(self, request: AnyRequest) -> Response[str]:
         policy = "default-src 'none'; style-src 'unsafe-inline'"
-        return Response(LANDING_PAGE, media_type=MediaType.HTML, headers={"Content-Security-Policy": policy})
+        return Response(
+            landing_page(str(request.base_url)), media_type=MediaType.HTML, headers={"Content-Security-Policy": policy}
+        )
 
 
 async def _ask(adapter: Adapter) -> str:

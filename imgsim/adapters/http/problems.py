@@ -11,6 +11,7 @@ from litestar.types import ExceptionHandlersMap
 from imgsim.core.errors import (
     BrokenImage,
     EmbeddingFailed,
+    Forbidden,
     ImageNotFound,
     ImgsimError,
     InvalidRequest,
@@ -30,6 +31,7 @@ log = logging.getLogger("imgsim.http")
 STATUS_OF_ERROR: dict[type[ImgsimError], int] = {
     InvalidRequest: 400,
     Unauthorized: 401,
+    Forbidden: 403,
     ImageNotFound: 404,
     ObjectNotFound: 404,
     NotSearchable: 409,

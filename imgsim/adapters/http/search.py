@@ -24,7 +24,7 @@ class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
     positive: list[UUID] = []
     negative: list[UUID] = []
     collection: str | None = None
-    tag: list[str] = []
+    tag: str | list[str] = []
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
     min_score: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
     cursor: str | None = None
@@ -35,7 +35,7 @@ class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def where(self) -> SearchFilter:
-        return SearchFilter(self.collection, self.tag)
+        return SearchFilter(self.collection, [self.tag] if isinstance(self.tag, str) else self.tag)
 
 
 _LISTS = {"positive", "negative", "tag"}

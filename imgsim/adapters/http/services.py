@@ -26,6 +26,8 @@ class Services:
     metrics: Callable[[], Metrics]
     max_upload_bytes: int
     api_keys: tuple[str, ...]
+    loopback_only: bool
+    """Whether a server without keys answers to names of loopback only."""
 
     def adapters(self) -> Mapping[str, Adapter]:
         """The parts that ``/ready`` asks, by name."""

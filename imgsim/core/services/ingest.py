@@ -20,7 +20,8 @@ from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore
 log = logging.getLogger("imgsim.ingest")
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MOST_TAGS, _LONGEST_TAG, _LARGEST_METADATA, _LONGEST_FILENAME = 100, 255, 65_536, 255
+_MOST_TAGS, _LONGEST_TAG, _LONGEST_FILENAME = 100, 255, 255
+_LARGEST_METADATA, _DEEPEST_METADATA = 65_536, 32
 
 
 class ImageReader(Protocol):
@@ -166,15 +167,29 @@ def valid_tags(tags: Sequence[str]) -> list[str]:
 def valid_metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(metadata, Mapping):
         raise InvalidRequest("The metadata must be a JSON object.")
+    _check_json(metadata, _DEEPEST_METADATA)
     try:
-        text = json.dumps(metadata, allow_nan=False)
-    except (ValueError, TypeError, RecursionError) as error:
+        size = len(json.dumps(metadata, allow_nan=False))
+    except (ValueError, TypeError) as error:
         raise InvalidRequest(f"The metadata cannot be written as JSON: {error}.") from error
-    if len(text) > _LARGEST_METADATA:
-        raise InvalidRequest(f"The metadata has {len(text)} bytes as JSON; at most {_LARGEST_METADATA} are taken.")
-    if "\\u0000" in text or not _storable(text):
-        raise InvalidRequest("The metadata has a character that cannot be stored (NUL or half of a surrogate pair).")
+    if size > _LARGEST_METADATA:
+        raise InvalidRequest(f"The metadata has {size} bytes as JSON; at most {_LARGEST_METADATA} are taken.")
     return metadata
+
+
+def _check_json(value: Any, levels: int) -> None:
+    """What some database, or some client's JSON reader, could not take back."""
+    if levels == 0:
+        raise InvalidRequest(f"The metadata is nested deeper than {_DEEPEST_METADATA} levels.")
+    if isinstance(value, str) and not _storable(value):
+        raise InvalidRequest("The metadata has a character that cannot be stored (NUL or half of a surrogate pair).")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_json(key, levels - 1)
+            _check_json(inner, levels - 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_json(inner, levels - 1)
 
 
 def valid_filename(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -155,8 +156,11 @@ class _Position:
         try:
             raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
             offset, score, image_id = json.loads(raw)
-            return cls(min(max(int(offset), 0), _MOST_HITS), float(score), UUID(image_id))
-        except (ValueError, TypeError, AttributeError) as error:
+            position = cls(min(max(int(offset), 0), _MOST_HITS), float(score), UUID(image_id))
+            if not math.isfinite(position.score):
+                raise ValueError("the score is not finite")
+            return position
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InvalidRequest(f"{cursor[:80]!r} is not a cursor that an answer gave.") from error
 
 
