@@ -23,12 +23,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("sample")
     source = shutil.copytree(SAMPLE, folder / "source")  # building leaves traces
     site = folder / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-        + ["--disable-pip-version-check", "--target", str(site), str(source)],
-        check=True,
-        timeout=120,
-    )
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, *offline, "--target", str(site), str(source)], check=True, timeout=120)
     return {"PYTHONPATH": str(site)}
 
 

@@ -371,6 +371,7 @@ def test_urls_are_not_fetched(client: httpx.Client, url: str) -> None:
      b'{"negative": ["%s"]}' % UNKNOWN.encode(), b'{"positive": ["%s"], "text": "a"}' % UNKNOWN.encode(),
      b'{"text": "a", "limit": 0}', b'{"text": "a", "limit": 101}', b'{"text": "a", "limit": 1.5}',
      b'{"text": "a", "limit": "5"}', b'{"text": "a", "min_score": 2}', b'{"text": "a", "min_score": NaN}',
+     b'{"text": "\\ud800"}', b'{"text": "a", "tag": 5}', b'{"text": "a", "colection": "x"}', b"[" * 100_000],
 )  # fmt: skip
 def test_a_json_search_that_does_not_fit_is_refused(client: httpx.Client, body: bytes) -> None:
     response = client.post("/search", content=body, headers={"Content-Type": "application/json"})

@@ -3,11 +3,12 @@
 import asyncio
 from typing import Any
 
+from PIL import Image
+
 import imgsim
 from imgsim.core.errors import ImageRejected
 from imgsim.core.models import Picture
 from imgsim.pipeline.stage import StageContext
-from PIL import Image
 
 MOST_COLOURS = 5
 LARGEST_SIDE = 128  # pixels; shares of colours need no more

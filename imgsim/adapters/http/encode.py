@@ -10,7 +10,7 @@ from litestar.status_codes import HTTP_200_OK
 
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, media_type, read_form, read_json, read_raw
-from imgsim.adapters.http.services import Services
+from imgsim.adapters.http.services import Injected, Services
 from imgsim.core.errors import ImgsimError, InvalidRequest
 from imgsim.core.models import Inspection, Picture, Vectors
 
@@ -31,7 +31,7 @@ class EncodeBody(msgspec.Struct, forbid_unknown_fields=True):
     operation_class=openapi.encode_body(EncodeBody),
     responses={200: openapi.answer(openapi.Encoded, "In the order sent"), **openapi.problems(413, 415, 422, 503)},
 )
-async def encode(request: AnyRequest, services: Services) -> Response[Any]:
+async def encode(request: AnyRequest, services: Injected) -> Response[Any]:
     """A raw image as body, multipart with `file` (1 to 64), or JSON with `text`. Vectors have unit length.
 
     One gives `embedding`, several give `embeddings`, in the order sent. With

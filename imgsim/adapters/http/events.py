@@ -6,10 +6,11 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller, get
+from litestar.params import FromPath
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.services import Services
+from imgsim.adapters.http.services import Injected
 from imgsim.core.events import Listener
 from imgsim.core.models import ImageEvent
 
@@ -26,7 +27,7 @@ class EventsController(Controller):
         summary="State changes of one image",
         responses={200: _STREAM, **openapi.problems(404)},
     )
-    async def of_image(self, services: Services, image_id: UUID) -> ServerSentEvent:
+    async def of_image(self, services: Injected, image_id: FromPath[UUID]) -> ServerSentEvent:
         """First the present state, then one event per change; ends when the image is done, in error or deleted."""
         image = await services.images().get(image_id)  # 404 before the stream begins
 
@@ -45,7 +46,7 @@ class EventsController(Controller):
         return ServerSentEvent(stream(), headers={"Cache-Control": "no-store"})
 
     @get("/events", summary="State changes of all images", responses={200: _STREAM, **openapi.problems()})
-    async def of_all(self, services: Services) -> ServerSentEvent:
+    async def of_all(self, services: Injected) -> ServerSentEvent:
         """From now on, until you close the stream. The name of an event is the new state, its data JSON."""
 
         async def stream() -> AsyncIterator[ServerSentEventMessage]:

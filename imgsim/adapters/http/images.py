@@ -7,21 +7,21 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, Stream
 from litestar.status_codes import HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, parse_json, read_form, read_json
-from imgsim.adapters.http.services import Services
+from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState, original_key
 
-Limit = Annotated[int, Parameter(ge=1, le=100, description="How many at most, 1 to 100.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most, 1 to 100.")]
 Tags = Annotated[
-    list[str] | None, Parameter(query="tag", description="Only those with this tag; repeat it: all must match.")
+    list[str] | None, QueryParameter(name="tag", description="Only those with this tag; repeat it: all must match.")
 ]
-Cursor = Annotated[str | None, Parameter(description="`next_cursor` of the page before.")]
+Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
 
 _PRESIGNED_SECONDS = 600
 
@@ -48,7 +48,7 @@ class ImagesController(Controller):
             **openapi.problems(413, 415, 422, 503),
         },
     )
-    async def upload(self, request: AnyRequest, services: Services) -> Response[Image]:
+    async def upload(self, request: AnyRequest, services: Injected) -> Response[Image]:
         """Answers as soon as the bytes and the row are durable; follow `Location` for the rest."""
         async with read_form(request, services.max_upload_bytes) as form:
             form.only({"collection", "tags", "metadata"})
@@ -66,9 +66,9 @@ class ImagesController(Controller):
     @get("/", summary="List images", responses=openapi.problems())
     async def list_images(
         self,
-        services: Services,
-        collection: str | None = None,
-        image_state: Annotated[ImageState | None, Parameter(query="state")] = None,
+        services: Injected,
+        collection: FromQuery[str | None] = None,
+        image_state: Annotated[ImageState | None, QueryParameter(name="state")] = None,
         tag: Tags = None,
         cursor: Cursor = None,
         limit: Limit = 50,
@@ -93,9 +93,9 @@ class ImagesController(Controller):
     )
     async def get_image(
         self,
-        services: Services,
-        image_id: UUID,
-        vector: Annotated[bool, Parameter(description="Add the embedding itself, as `embedding.vector`.")] = False,
+        services: Injected,
+        image_id: FromPath[UUID],
+        vector: Annotated[bool, QueryParameter(description="Add the embedding itself, as `embedding.vector`.")] = False,
     ) -> Response[Any]:
         image = await services.images().get(image_id)
         if not vector:
@@ -115,7 +115,7 @@ class ImagesController(Controller):
             **openapi.problems(404, 503),
         },
     )
-    async def get_file(self, request: AnyRequest, services: Services, image_id: UUID) -> Response[Any]:
+    async def get_file(self, request: AnyRequest, services: Injected, image_id: FromPath[UUID]) -> Response[Any]:
         """A redirect to a presigned URL where the object store has them."""
         image = await services.images().get(image_id)
         objects = services.objects()
@@ -143,7 +143,7 @@ class ImagesController(Controller):
         operation_class=openapi.json_body(ImageChange, {"tags": ["cat", "sofa"], "metadata": {"album": 7}}),
         responses=openapi.problems(404),
     )
-    async def change_image(self, request: AnyRequest, services: Services, image_id: UUID) -> Image:
+    async def change_image(self, request: AnyRequest, services: Injected, image_id: FromPath[UUID]) -> Image:
         change = await read_json(request, ImageChange)
         return await services.lifecycle().update(image_id, change.tags, change.metadata)
 
@@ -153,7 +153,7 @@ class ImagesController(Controller):
         summary="Delete an image and all that was made of it",
         responses=openapi.problems(404),
     )
-    async def delete_image(self, services: Services, image_id: UUID) -> None:
+    async def delete_image(self, services: Injected, image_id: FromPath[UUID]) -> None:
         await services.lifecycle().delete(image_id)
 
     @post(
@@ -162,7 +162,7 @@ class ImagesController(Controller):
         summary="Process an image in error again",
         responses=openapi.problems(404, 409),
     )
-    async def retry_image(self, services: Services, image_id: UUID) -> Image:
+    async def retry_image(self, services: Injected, image_id: FromPath[UUID]) -> Image:
         return await services.lifecycle().retry(image_id)
 
 

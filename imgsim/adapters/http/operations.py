@@ -8,7 +8,7 @@ from imgsim import __version__
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest
 from imgsim.adapters.http.landing import landing_page
-from imgsim.adapters.http.services import Services
+from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import ImgsimError
 from imgsim.core.ports import Adapter
 
@@ -28,7 +28,7 @@ class OperationsController(Controller):
         summary="200 when every part answers, else 503",
         responses={503: openapi.answer(openapi.Readiness, "A part does not answer")},
     )
-    async def ready(self, services: Services) -> Response[openapi.Readiness]:
+    async def ready(self, services: Injected) -> Response[openapi.Readiness]:
         """One line per dependency: `ok`, or what is wrong with it."""
         adapters = services.adapters()
         answers = await asyncio.gather(*(_ask(adapter) for adapter in adapters.values()))
@@ -47,7 +47,7 @@ class OperationsController(Controller):
         opt={"open": False},
         responses=openapi.problems(503),
     )
-    async def metrics(self, services: Services) -> Response[bytes]:
+    async def metrics(self, services: Injected) -> Response[bytes]:
         figures = services.metrics()
         for state, count in (await services.images().counts()).items():
             figures.images.labels(state.value).set(count)

@@ -5,12 +5,12 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, convert, media_type, parse_json, read_form, read_json
 from imgsim.adapters.http.images import Cursor, Limit, Tags
-from imgsim.adapters.http.services import Services
+from imgsim.adapters.http.services import Injected, Services
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.models import SearchAnswer, SearchFilter
 from imgsim.core.services.search import Page
@@ -55,10 +55,12 @@ class SearchController(Controller):
     )
     async def similar(
         self,
-        services: Services,
-        image_id: UUID,
+        services: Injected,
+        image_id: FromPath[UUID],
         limit: Limit = 10,
-        min_score: Annotated[float | None, Parameter(ge=-1, le=1, description="Cosine similarity at least.")] = None,
+        min_score: Annotated[
+            float | None, QueryParameter(ge=-1, le=1, description="Cosine similarity at least.")
+        ] = None,
         tag: Tags = None,
         cursor: Cursor = None,
     ) -> SearchAnswer:
@@ -75,7 +77,7 @@ class SearchController(Controller):
             **openapi.problems(404, 409, 413, 415, 422, 503),
         },
     )
-    async def search(self, request: AnyRequest, services: Services) -> SearchAnswer:
+    async def search(self, request: AnyRequest, services: Injected) -> SearchAnswer:
         """Multipart with `file`, the parameters as fields; or a JSON object. Without `collection`: in all."""
         if media_type(request) == "multipart/form-data":
             return await self._by_form(request, services)

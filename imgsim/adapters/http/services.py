@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from litestar.di import NamedDependency
+
 from imgsim.adapters.http.metrics import Metrics
 from imgsim.core.events import EventBus
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, JobQueue, ObjectStore, VectorIndex
@@ -38,3 +40,7 @@ class Services:
             "jobs": self.jobs(),
             "embedder": self.embedder(),
         }
+
+
+Injected = NamedDependency[Services]
+"""How a handler asks for the services."""
