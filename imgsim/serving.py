@@ -84,8 +84,10 @@ def bind(settings: Settings) -> tuple[socket.socket, str]:
         listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
         option = "--host" if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL else "--port"
+        # Python adds the address to the words of some errors; it stands there already.
+        reason = str(error.strerror or error).partition(" (while ")[0]
         raise SettingsError(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Try another {option}."
+            f"Cannot listen on {settings.host}:{settings.port}: {reason}. Try another {option}."
         ) from error
     host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
     return listening, f"http://{host}:{listening.getsockname()[1]}"

@@ -120,8 +120,7 @@ def run(
         for kill in range(1, kills + 1):
             pause = chance.uniform(_SOONEST_KILL, max(seconds, _SOONEST_KILL))
             time.sleep(pause)  # the moment must have nothing to do with what the server does
-            waiting = user.figure(r'imgsim_images\{state="(?:created|pending)"\}')
-            in_flight = user.figure(r'imgsim_images\{state="(?:embedding|indexing)"\}')
+            waiting, in_flight = _look(server, user)
             server.kill()
             acknowledged = len(uploading.acknowledged)
             started = time.monotonic()
@@ -131,6 +130,16 @@ def run(
         uploading.stop()
         wait_until(lambda: _unfinished(user) == 0, "every image is at rest", _SECONDS_TO_REST)
         return _judge(server, uploading)
+
+
+def _look(server: ImgsimServer, user: User) -> tuple[float, float]:
+    """How many images wait, and how many are being worked on. RuntimeError for a server that ended by itself."""
+    try:
+        waiting = user.figure(r'imgsim_images\{state="(?:created|pending)"\}')
+        return waiting, user.figure(r'imgsim_images\{state="(?:embedding|indexing)"\}')
+    except httpx.TransportError as error:
+        end, log = server.process.poll(), server.log.read_text()[-4000:]
+        raise RuntimeError(f"The server at {server.url} does not answer (exit status {end}):\n{log}") from error
 
 
 def _unfinished(user: User) -> float:

@@ -127,7 +127,7 @@ def test_settings_do_not_change() -> None:
 def test_every_setting_has_a_default_and_a_sentence() -> None:
     rows = list(describe(load_settings()))
 
-    assert len(rows) > 30
+    assert len(rows) > 25
     for key, value, sentence in rows:
         assert value != "", key
         assert sentence.endswith("."), key
@@ -145,7 +145,7 @@ def test_what_is_shown_is_toml_that_gives_the_same_settings(toml: Write) -> None
     text = "\n".join(f"{key} = {value}" for key, value in shown(settings).items())
 
     assert tomllib.loads(text)["plugins"]["disabled"] == ["x", "y"]
-    assert load_settings(toml(text)) == settings
+    assert load_settings(toml(text)).model_dump() == settings.model_dump()
 
 
 def test_values_for_programs_are_what_json_has() -> None:

@@ -1,11 +1,11 @@
-"""ImageRepository on Piccolo tables; what differs between the engines lies in `Session`."""
+"""ImageRepository on Piccolo tables; what differs between the engines lies in ``session.py``."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -15,7 +15,7 @@ from piccolo.querystring import QueryString
 
 from imgsim.adapters.database import statements
 from imgsim.adapters.database.rows import image_of, row_of, uuid_of
-from imgsim.adapters.database.tables import Tables
+from imgsim.adapters.database.session import Session
 from imgsim.core.errors import ImageNotFound, LeaseLost, WrongState
 from imgsim.core.models import (
     STATE_OF_STAGE,
@@ -30,36 +30,8 @@ from imgsim.core.models import (
 
 T = TypeVar("T")
 Values = dict[Column | str, Any]
-Rows = Sequence[Mapping[str, Any]]
 
 _SWEPT_AT_ONCE = 1000
-
-
-class Session(Protocol):
-    """How one engine opens, migrates, writes and reads; translates its driver's errors."""
-
-    async def open(self) -> Tables: ...
-
-    async def close(self) -> None: ...
-
-    async def migrate_if_new(self) -> None:
-        """Make the tables of a new database; ``Unavailable`` where an old one waits for ``imgsim migrate``."""
-        ...
-
-    async def execute(self, *statements: QueryString, synced: bool = True) -> Sequence[Rows]:
-        """Run the statements in one transaction, maybe twice; return the rows of each once all are committed.
-
-        Not `synced`, a power cut may undo them, which costs work that is then done again, never an image.
-        """
-        ...
-
-    async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """As ``execute``, for queries that depend on each other's answers."""
-        ...
-
-    async def read(self, query: Awaitable[T]) -> T: ...
-
-    async def select(self, statement: QueryString) -> Rows: ...
 
 
 class PiccoloImageRepository:

@@ -9,7 +9,8 @@ from typing import TypeVar
 from piccolo.querystring import QueryString
 
 from imgsim.adapters.database.migrate import migrate, migrate_if_new
-from imgsim.adapters.database.piccolo_repository import PiccoloImageRepository, Rows
+from imgsim.adapters.database.piccolo_repository import PiccoloImageRepository
+from imgsim.adapters.database.session import Rows
 from imgsim.adapters.database.sqlite_engine import GroupCommitSQLiteEngine
 from imgsim.adapters.database.tables import Tables, bind_tables
 from imgsim.core.errors import Unavailable, WrongState
