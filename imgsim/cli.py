@@ -110,7 +110,7 @@ def serve(config: Path | None, data_dir: Path | None, host: str | None, port: in
     """Run everything in one process: API, processing, model, storage.
 
     Needs no other server, no download and no account. Stop it with Ctrl-C: it finishes the images
-    it works on, and goes on with the others at the next start.
+    it works on, and goes on with the others at the next start; a second Ctrl-C leaves those, too.
     """
     settings = _settings(config, data_dir, host=host, port=port)
     _run(_serve(settings))
@@ -129,7 +129,13 @@ async def _serve(settings: Any) -> None:
         container.lock().note(url)
         async with working(container):
             banner = _next_steps(url, settings, container.embedder().model_id)
-            await serve_http(app, listening, lambda: click.echo(banner, err=True), container.events().close)
+            await serve_http(
+                app,
+                listening,
+                on_start=lambda: click.echo(banner, err=True),
+                on_stop=container.events().close,
+                on_hurry=container.runner().hurry,
+            )
 
 
 def _next_steps(url: str, settings: Any, model: str) -> str:

@@ -192,19 +192,28 @@ async def working(container: Container) -> AsyncIterator[None]:
     settings = container.settings()
     runner, lifecycle = container.runner(), container.lifecycle()
     # The lock says that no other process works here: whoever held these claims is dead.
-    await container.images().release(None)
+    suspects = await container.images().release(None)
+    await lifecycle.bury()
+
+    async def consume() -> None:
+        await runner.process_alone(suspects)
+        await container.jobs().consume(runner.process, settings.jobs.concurrency)
+
     tasks = [
         asyncio.create_task(runner.heartbeat(), name="heartbeat"),
-        asyncio.create_task(lifecycle.reconcile_forever(settings.jobs.reconcile_seconds), name="reconciler"),
+        asyncio.create_task(
+            lifecycle.reconcile_forever(settings.jobs.reconcile_seconds, runner.renew), name="reconciler"
+        ),
     ]
-    consumer = asyncio.create_task(container.jobs().consume(runner.process, settings.jobs.concurrency), name="consumer")
+    consumer = asyncio.create_task(consume(), name="consumer")
     try:
         yield
     finally:
         await runner.drain(settings.jobs.drain_seconds)
-        for task in (consumer, *tasks):
+        runner.hurry()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(consumer, *tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await runner.release()
 
 

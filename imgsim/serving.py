@@ -94,11 +94,17 @@ def bind(settings: Settings) -> tuple[socket.socket, str]:
 
 
 async def serve(
-    app: ASGIApp, listening: socket.socket, on_start: Callable[[], None], on_stop: Callable[[], None]
+    app: ASGIApp,
+    listening: socket.socket,
+    *,
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
+    on_hurry: Callable[[], None],
 ) -> None:
     """Answer requests until SIGINT or SIGTERM.
 
-    `on_start` is called when both are heeded; `on_stop` ends the streams that would go on forever.
+    `on_start` is called when both are heeded; `on_stop` ends the streams that would go on forever. A
+    second signal, also one after the return, calls `on_hurry`; a third ends the process as signals do.
     """
     config = uvicorn.Config(
         app,
@@ -113,16 +119,19 @@ async def serve(
     )
     server = _Server(config, on_start)
 
+    loop = asyncio.get_running_loop()
+    both = (signal.SIGINT, signal.SIGTERM)
+
     def stop(number: int) -> None:
-        log.info("stopping (%s)", signal.Signals(number).name)
+        log.info("stopping%s (%s)", " at once" if server.should_exit else "", signal.Signals(number).name)
+        if server.should_exit:
+            server.force_exit = True
+            on_hurry()
+            for each in both:
+                loop.remove_signal_handler(each)
         server.should_exit = True
         on_stop()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in both:
         loop.add_signal_handler(number, stop, number)
-    try:
-        await server.serve(sockets=[listening])
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    await server.serve(sockets=[listening])

@@ -7,19 +7,20 @@ import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 import httpx
 import msgspec
 
-from imgsim.container import Container, opened, working
-from imgsim.container import looks_like_image as begins_like_image
 from imgsim.core.errors import ImgsimError, InvalidRequest, Unauthorized, Unavailable
 from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
 from imgsim.core.ports import Adapter
 from imgsim.core.services.search import Page
 from imgsim.settings import Settings
+
+if TYPE_CHECKING:
+    from imgsim.container import Container
 
 AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
 
@@ -53,7 +54,7 @@ class Target(Protocol):
 class DirectoryTarget:
     """Works on the data directory itself, in this process."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: "Container") -> None:
         self._container = container
 
     async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
@@ -196,6 +197,8 @@ async def open_target(settings: Settings, server: str | None, work: bool = False
             await target.check()
             yield target
         return
+    from imgsim.container import Container, opened, working  # takes its time, and a server needs it not
+
     container = Container(settings=settings)
     async with opened(container):
         if not work:
@@ -215,6 +218,8 @@ async def _answer_of(part: Adapter) -> str:
 
 def looks_like_image(path: Path) -> bool:
     """Whether it is a file (and no pipe, which would block) that begins like an image. ``OSError``."""
+    from imgsim.container import looks_like_image as begins_like_image
+
     return stat.S_ISREG(path.stat().st_mode) and begins_like_image(path)
 
 

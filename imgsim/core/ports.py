@@ -161,7 +161,8 @@ class ImageRepository(Adapter, Protocol):
     async def release(self, owner: str | None) -> Sequence[UUID]:
         """Hand back every claim of `owner` (None: of all owners) as ``pending``, due now.
 
-        With an owner the attempts are given back to the budget; with None (the owners are dead) not.
+        With an owner the attempts are given back to the budget; with None (the owners are dead) not, and
+        ``stage`` still says where each died.
         """
         ...
 

@@ -31,6 +31,7 @@ from imgsim.pipeline.stage import Ports, Stage, StageContext
 log = logging.getLogger("imgsim.pipeline")
 
 _LONGEST_WAIT = 300.0
+_SECONDS_ALONE = 5.0
 _LONGEST_RETRY_LATER = 30 * 86_400.0
 _HOPELESS = (BrokenImage, TooManyPixels, UnsupportedImage)
 """Errors that lie in the bytes: another attempt would end the same way."""
@@ -79,6 +80,7 @@ class Runner:
         self._policy = policy
         self._observe = observe
         self._held: dict[UUID, asyncio.Task[None]] = {}
+        self._alone: set[asyncio.Task[None]] = set()
         self._draining = False
 
     async def process(self, image_ids: Sequence[UUID]) -> None:
@@ -88,9 +90,9 @@ class Runner:
         """
         if self._draining:
             return
-        claimed = await self._ports.images.claim(
-            image_ids, self.owner, self._policy.lease_seconds, self._stages[0].name
-        )
+        # A bell for what runs here already: the reconciler's, after a sleep longer than the lease.
+        fresh = [image_id for image_id in image_ids if image_id not in self._held]
+        claimed = await self._ports.images.claim(fresh, self.owner, self._policy.lease_seconds, self._stages[0].name)
         tasks = []
         for image in claimed:
             self._events.publish(ImageEvent.of(image))
@@ -113,24 +115,40 @@ class Runner:
         if self._held.get(image_id) is task:
             del self._held[image_id]
 
+    async def process_alone(self, suspects: Sequence[UUID]) -> None:
+        """Process images that were under way when a process died: one at a time, and nothing else beside.
+
+        So the one that kills its process costs its neighbours no further attempt. What has not done so
+        after some seconds is slow rather than deadly, and goes on beside the others.
+        """
+        for image_id in suspects:
+            task = asyncio.create_task(self.process([image_id]))
+            self._alone.add(task)
+            task.add_done_callback(self._alone.discard)
+            await asyncio.wait([task], timeout=_SECONDS_ALONE)
+
     async def heartbeat(self) -> None:
-        """Renew the leases three times in their life, until cancelled; stop the work on those that were lost."""
+        """Renew the leases three times in their life, until cancelled."""
         while True:
             await asyncio.sleep(self._policy.lease_seconds / 3)
-            held = dict(self._held)
-            if not held:
-                continue
-            try:
-                alive = await self._ports.images.renew(self.owner, list(held), self._policy.lease_seconds)
-            except Unavailable as error:
-                log.warning("the leases could not be renewed: %s", error)
-                continue
-            except Exception:  # without a heartbeat every lease of this process would run out
-                log.exception("the leases could not be renewed")
-                continue
-            for image_id in held.keys() - alive:
-                log.info("the claim on image %s is gone, its attempt is stopped", image_id)
-                held[image_id].cancel()
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renew the leases of all that runs here; stop the work on those that were lost."""
+        held = dict(self._held)
+        if not held:
+            return
+        try:
+            alive = await self._ports.images.renew(self.owner, list(held), self._policy.lease_seconds)
+        except Unavailable as error:
+            log.warning("the leases could not be renewed: %s", error)
+            return
+        except Exception:  # without a heartbeat every lease of this process would run out
+            log.exception("the leases could not be renewed")
+            return
+        for image_id in held.keys() - alive:
+            log.info("the claim on image %s is gone, its attempt is stopped", image_id)
+            held[image_id].cancel()
 
     async def drain(self, seconds: float) -> None:
         """Claim nothing more, and wait up to `seconds` for what runs."""
@@ -138,6 +156,12 @@ class Runner:
         if self._held:
             log.info("finishing %d images", len(self._held))
             await asyncio.wait(list(self._held.values()), timeout=seconds)
+
+    def hurry(self) -> None:
+        """Claim nothing more, and stop the work that ``drain`` would wait for; ``release`` hands it back."""
+        self._draining = True
+        for task in list(self._held.values()):
+            task.cancel()
 
     async def release(self) -> None:
         """Hand back what this runner still holds; for a process that stops."""

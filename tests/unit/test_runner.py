@@ -723,6 +723,21 @@ async def test_draining_gives_up_after_its_seconds(bench: Bench) -> None:
         assert not work.done()
 
 
+async def test_hurrying_ends_the_drain_and_leaves_the_work_to_be_handed_back(bench: Bench) -> None:
+    runner = bench.runner(gate := Gate(), attempts=1)
+    image_id = await bench.upload()
+    async with running(runner.process([image_id])), running(runner.drain(1000)) as drain:
+        await gate.entered.wait()
+        runner.hurry()
+        async with asyncio.timeout(10):
+            await drain
+        await runner.release()
+
+    assert gate.cancelled == 1
+    assert (await bench.images.get(image_id)).state is PENDING
+    assert await bench.images.failures(image_id) == 0
+
+
 async def test_draining_an_idle_runner_returns_at_once(bench: Bench) -> None:
     async with asyncio.timeout(10):
         await bench.runner().drain(1000)

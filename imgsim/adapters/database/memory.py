@@ -177,7 +177,7 @@ class MemoryImageRepository:
         for row in rows:
             row.hand_back(due_at=time.time())  # of a tombstone, too: nobody works on it any more
             row.failures -= owner is not None
-            row.change(state=ImageState.PENDING, stage=None)
+            row.change(state=ImageState.PENDING, stage=row.image.stage if owner is None else None)
         return [row.image.id for row in rows if not row.deleted]
 
     async def due(self, limit: int) -> Sequence[UUID]:

@@ -184,13 +184,13 @@ class PiccoloImageRepository:
     async def release(self, owner: str | None) -> Sequence[UUID]:
         values: Values = {
             self._image.state: ImageState.PENDING.value,
-            self._image.stage: None,
             self._image.owner: None,
             self._image.due_at: _now(),
         }
         mine = self._image.owner.is_not_null()
         if owner is not None:
             mine = self._image.owner == owner
+            values[self._image.stage] = None  # of the dead, ``bury`` may want to say which it was
             values[self._image.failures] = self._image.failures - 1
 
         # Tombstones too: nobody works on them any more.

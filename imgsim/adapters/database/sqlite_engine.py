@@ -70,6 +70,13 @@ class _Connection:
 
         return await self._call(transaction)
 
+    async def roll_back(self) -> None:
+        def roll_back() -> None:
+            if self._connection.in_transaction:  # a full disk has ended it already
+                self._connection.execute("ROLLBACK")
+
+        await self._call(roll_back)
+
     async def close(self) -> None:
         await self._call(self._connection.close)
         self._thread.shutdown()
@@ -185,7 +192,7 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
             yield
             await self._writer.run(("COMMIT", []))
         except BaseException:
-            await self._writer.run(("ROLLBACK", []))
+            await self._writer.roll_back()
             raise
         finally:
             self._in_write.reset(token)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -96,9 +96,7 @@ class LifecycleService:
 
     async def reconcile(self) -> int:
         """One look: bury, ring, finish deletes, sweep the cache. Returns how many bells it rang."""
-        for image in await self._images.bury(self._max_attempts):
-            log.error("image %s rests in error: %s", image.id, image.error.message if image.error else "")
-            self._events.publish(ImageEvent.of(image))
+        await self.bury()
         for image in await self._images.tombstones(_MOST_BELLS):
             await self._erase(image)
             await self._purge(image)
@@ -108,9 +106,17 @@ class LifecycleService:
             await self._ring(due)
         return len(due)
 
-    async def reconcile_forever(self, every_seconds: float) -> None:
+    async def bury(self) -> None:
+        """Lay those to rest whose last allowed attempt ended with its process."""
+        for image in await self._images.bury(self._max_attempts):
+            log.error("image %s rests in error: %s", image.id, image.error.message if image.error else "")
+            self._events.publish(ImageEvent.of(image))
+
+    async def reconcile_forever(self, every_seconds: float, renew: Callable[[], Awaitable[None]]) -> None:
+        """Before each look, `renew` the leases of what runs here: it is not lost, even if the machine slept."""
         while True:
             try:
+                await renew()
                 await self.reconcile()
             except ImgsimError as error:
                 log.warning("reconciling failed, trying again in %g s: %s", every_seconds, error)
