@@ -199,13 +199,8 @@ async def working(container: Container) -> AsyncIterator[None]:
         await runner.process_alone(suspects)
         await container.jobs().consume(runner.process, settings.jobs.concurrency)
 
-    tasks = [
-        asyncio.create_task(runner.heartbeat(), name="heartbeat"),
-        asyncio.create_task(
-            lifecycle.reconcile_forever(settings.jobs.reconcile_seconds, runner.renew), name="reconciler"
-        ),
-    ]
-    consumer = asyncio.create_task(consume(), name="consumer")
+    reconcile = lifecycle.reconcile_forever(settings.jobs.reconcile_seconds, runner.renew)
+    tasks = [asyncio.create_task(work) for work in (consume(), runner.heartbeat(), reconcile)]
     try:
         yield
     finally:
