@@ -41,9 +41,8 @@ def by_scheme(key: str, url: str, adapters: Mapping[str, T]) -> T:
     """The adapter for the scheme of `url`; ``SettingsError`` names the schemes there are."""
     scheme = url.partition(":")[0]
     if scheme not in adapters:
-        raise SettingsError(
-            f"{key} = {mask_url(url)!r}: no scheme of it. Valid: {', '.join(s + ':' for s in adapters)}."
-        )
+        known = ", ".join(f"{name}:" for name in adapters)
+        raise SettingsError(f"The setting {key} has no scheme {scheme!r} (got {mask_url(url)!r}). Valid: {known}.")
     return adapters[scheme]
 
 
@@ -126,6 +125,7 @@ class Container(containers.DeclarativeContainer):
         vectors=vectors,
         jobs=jobs,
         events=events,
+        pictures=pictures,
         max_attempts=settings.provided.jobs.max_attempts,
         cache_keep_seconds=settings.provided.cache.keep_seconds,
     )

@@ -58,7 +58,7 @@ class ImgsimServer:
         deadline = time.monotonic() + _SECONDS_TO_START
         while time.monotonic() < deadline:
             said = self.log.read_bytes()[already_said:].decode(errors="replace")
-            if found := re.search(r"is ready at (http://\S+)", said):
+            if found := re.search(r"is ready at (http://\S+)\s", said):
                 self.url = found[1]
                 return
             if self._process.poll() is not None:

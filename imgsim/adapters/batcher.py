@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from threading import Lock
 from typing import Generic, TypeVar
 
 from imgsim.core.errors import Overloaded, Unavailable
@@ -36,6 +36,10 @@ class _Failure:
     error: BaseException
 
 
+_Entry = tuple[_Call[R], int, T]
+"""An item that waits: whose it is, at which position, and itself."""
+
+
 class Batcher(Generic[T, R]):
     """Runs `run` on batches of what callers submit, in threads of its own, for one event loop.
 
@@ -56,8 +60,9 @@ class Batcher(Generic[T, R]):
         self._name = name
         self._free = threads or usable_cores()
         self._pool = ThreadPoolExecutor(self._free, thread_name_prefix=name)
-        self._queue: deque[tuple[_Call[R], int, T]] = deque()
-        self._running: set[asyncio.Future[list[R | _Failure]]] = set()
+        self._queue: deque[_Entry[R, T]] = deque()
+        self._lock = Lock()  # guards the queue, from which the threads help themselves
+        self._running: set[asyncio.Future[None]] = set()
         self._dispatching = False
         self._closed = False
 
@@ -84,7 +89,8 @@ class Batcher(Generic[T, R]):
             )
         loop = asyncio.get_running_loop()
         call: _Call[R] = _Call(loop.create_future(), [None] * len(items), len(items))  # type: ignore[list-item]
-        self._queue.extend((call, position, item) for position, item in enumerate(items))
+        with self._lock:
+            self._queue.extend((call, position, item) for position, item in enumerate(items))
         self._dispatch_soon(loop)
         try:
             return await call.future
@@ -95,10 +101,12 @@ class Batcher(Generic[T, R]):
     async def close(self) -> None:
         """Fail what waits with ``Unavailable``, and return when the running batches have ended."""
         self._closed = True
-        for call in {call for call, _, _ in self._queue}:
+        with self._lock:
+            waiting = {call for call, _, _ in self._queue}
+            self._queue.clear()
+        for call in waiting:
             if not call.future.done():
                 call.future.set_exception(self._is_closed())
-        self._queue.clear()
         if self._running:
             await asyncio.wait(self._running)
         self._pool.shutdown()
@@ -111,13 +119,31 @@ class Batcher(Generic[T, R]):
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._dispatching = False
-        while self._queue and self._free:
-            share = -(-len(self._queue) // self._free)  # rounded up: a small rest must not leave a thread idle
-            batch = [self._queue.popleft() for _ in range(min(share, self._max_batch))]
+        while self._free and (batch := self._take(self._free)):
             self._free -= 1
-            running = loop.run_in_executor(self._pool, self._attempt, [item for _, _, item in batch])
+            running = loop.run_in_executor(self._pool, self._work, batch, loop)
             self._running.add(running)
-            running.add_done_callback(partial(self._finish, batch))
+            running.add_done_callback(self._freed)
+
+    def _take(self, sharers: int) -> list[_Entry[R, T]]:
+        """The next batch for one of `sharers` threads, so that a small rest leaves none of them idle."""
+        with self._lock:
+            share = -(-len(self._queue) // sharers)  # rounded up
+            return [self._queue.popleft() for _ in range(min(share, self._max_batch))]
+
+    def _work(self, batch: list[_Entry[R, T]], loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: batch after batch while any waits. A busy loop would hand out the next one late."""
+        while batch:
+            outcomes = self._attempt([item for _, _, item in batch])
+            loop.call_soon_threadsafe(self._deliver, batch, outcomes)
+            batch = self._take(self._free + 1)
+
+    def _freed(self, running: asyncio.Future[None]) -> None:
+        """On the loop: a thread has found nothing more to do."""
+        self._free += 1
+        self._running.discard(running)
+        if self._queue:
+            self._dispatch_soon(running.get_loop())
 
     def _attempt(self, items: Sequence[T]) -> list[R | _Failure]:
         """In a thread: a result or a failure for each of `items`."""
@@ -126,17 +152,13 @@ class Batcher(Generic[T, R]):
             if len(results) != len(items):
                 raise RuntimeError(f"{self._name}: {len(results)} results for {len(items)} items")
             return list(results)
-        except Exception as error:
+        except BaseException as error:  # a thread that dies of it would leave its callers waiting
             if len(items) == 1 or isinstance(error, Unavailable):
                 return [_Failure(error)] * len(items)
             return [outcome for item in items for outcome in self._attempt([item])]
 
-    def _finish(self, batch: Sequence[tuple[_Call[R], int, T]], running: asyncio.Future[list[R | _Failure]]) -> None:
-        """On the loop: hand out what a batch gave, and start the next one."""
-        self._free += 1
-        self._running.discard(running)
-        crash = running.exception()
-        outcomes = [_Failure(crash)] * len(batch) if crash else running.result()
+    def _deliver(self, batch: Sequence[_Entry[R, T]], outcomes: Sequence[R | _Failure]) -> None:
+        """On the loop: hand out what a batch gave."""
         for (call, position, _), outcome in zip(batch, outcomes, strict=True):
             if call.future.done():
                 continue
@@ -148,12 +170,12 @@ class Batcher(Generic[T, R]):
             call.missing -= 1
             if not call.missing:
                 call.future.set_result(call.results)
-        self._dispatch_soon(running.get_loop())
 
     def _forget(self, call: _Call[R]) -> None:
         """Take the items of a call that has ended out of the queue."""
-        if any(other is call for other, _, _ in self._queue):
-            self._queue = deque(entry for entry in self._queue if entry[0] is not call)
+        with self._lock:
+            if any(other is call for other, _, _ in self._queue):
+                self._queue = deque(entry for entry in self._queue if entry[0] is not call)
 
     def _is_closed(self) -> Unavailable:
         return Unavailable(f"The {self._name} is shutting down.")

@@ -1,5 +1,7 @@
 """Decoded pictures on their way from the upload to the first stage."""
 
+import asyncio
+import contextlib
 from collections import OrderedDict
 from uuid import UUID
 
@@ -17,14 +19,30 @@ class PictureBuffer:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._pictures: OrderedDict[UUID, Picture] = OrderedDict()
+        self._room = asyncio.Event()
+        self._room.set()
 
     def put(self, image_id: UUID, picture: Picture) -> None:
         if image_id not in self._pictures and self._bytes + picture.nbytes <= self._max_bytes:
             self._pictures[image_id] = picture
             self._bytes += picture.nbytes
+            if self._bytes >= self._max_bytes:
+                self._room.clear()
+
+    async def wait_for_room(self, seconds: float) -> None:
+        """Return when there is room, at the latest after `seconds`.
+
+        Uploads that come faster than the pipeline follows are slowed to its pace: otherwise each of
+        them would be decoded twice, and all of them be done later.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._room.wait()
 
     def pop(self, image_id: UUID) -> Picture | None:
         picture = self._pictures.pop(image_id, None)
         if picture is not None:
             self._bytes -= picture.nbytes
+            if self._bytes < self._max_bytes:
+                self._room.set()
         return picture

@@ -21,6 +21,7 @@ log = logging.getLogger("imgsim.ingest")
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_TAGS, _LONGEST_TAG, _LONGEST_FILENAME = 100, 255, 255
+_LONGEST_WAIT_FOR_ROOM = 0.25  # seconds that an upload is slowed down at most while the pipeline is behind
 _LARGEST_METADATA, _DEEPEST_METADATA = 65_536, 32
 
 
@@ -85,6 +86,7 @@ class IngestService:
         existing = await self._images.find(collection, sha256)
         if existing is not None:
             return replace(existing, duplicate=True)
+        await self._pictures.wait_for_room(_LONGEST_WAIT_FOR_ROOM)
         found = await self._reader.inspect(file)
         now = datetime.now(UTC)
         image = Image(
@@ -109,7 +111,11 @@ class IngestService:
             updated_at=now,
         )
         await self._objects.put(original_key(image.id), file, image.content_type)
-        stored = await self._images.add(image)
+        try:
+            stored = await self._images.add(image)
+        except Unavailable:
+            await self._objects.delete(original_key(image.id))  # nobody will ask for it
+            raise
         if stored.duplicate:  # somebody was faster
             await self._objects.delete(original_key(image.id))
             return stored

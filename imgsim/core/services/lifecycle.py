@@ -11,6 +11,7 @@ from uuid import UUID
 from imgsim.core.errors import ImgsimError
 from imgsim.core.events import EventBus
 from imgsim.core.models import Image, ImageEvent, ImageState, derived_prefix, original_key
+from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore, VectorIndex
 from imgsim.core.services.ingest import valid_metadata, valid_tags
 
@@ -29,6 +30,7 @@ class LifecycleService:
         vectors: VectorIndex,
         jobs: JobQueue,
         events: EventBus,
+        pictures: PictureBuffer,
         max_attempts: int,
         cache_keep_seconds: float,
     ) -> None:
@@ -37,6 +39,7 @@ class LifecycleService:
         self._vectors = vectors
         self._jobs = jobs
         self._events = events
+        self._pictures = pictures
         self._max_attempts = max_attempts
         self._cache_keep_seconds = cache_keep_seconds
 
@@ -74,6 +77,7 @@ class LifecycleService:
         running) the reconciler removes later.
         """
         image = await self._images.entomb(image_id)
+        self._pictures.pop(image_id)
         event = ImageEvent.of(replace(image, stage=None, error=None, updated_at=datetime.now(UTC)))
         self._events.publish(replace(event, state="deleted"))
         try:
@@ -97,13 +101,16 @@ class LifecycleService:
     async def reconcile(self) -> int:
         """One look: bury, ring, finish deletes, sweep the cache. Returns how many bells it rang."""
         await self.bury()
-        for image in await self._images.tombstones(_MOST_BELLS):
-            await self._erase(image)
-            await self._purge(image)
-        await self._images.sweep_cache(self._cache_keep_seconds)
         due = await self._images.due(_MOST_BELLS)
         if due:
             await self._ring(due)
+        for image in await self._images.tombstones(_MOST_BELLS):
+            try:
+                await self._erase(image)
+                await self._purge(image)
+            except ImgsimError as error:  # one that cannot be removed now is no reason to leave the others
+                log.warning("what remains of the deleted image %s cannot be removed yet: %s", image.id, error)
+        await self._images.sweep_cache(self._cache_keep_seconds)
         return len(due)
 
     async def bury(self) -> None:
