@@ -23,11 +23,12 @@ class PictureBuffer:
         self._room.set()
 
     def put(self, image_id: UUID, picture: Picture) -> None:
-        if image_id not in self._pictures and self._bytes + picture.nbytes <= self._max_bytes:
+        if self._bytes + picture.nbytes > self._max_bytes:
+            if self._pictures:  # else nothing that goes would make room
+                self._room.clear()
+        elif image_id not in self._pictures:
             self._pictures[image_id] = picture
             self._bytes += picture.nbytes
-            if self._bytes >= self._max_bytes:
-                self._room.clear()
 
     async def wait_for_room(self, seconds: float) -> None:
         """Return when there is room, at the latest after `seconds`.
@@ -43,6 +44,5 @@ class PictureBuffer:
         picture = self._pictures.pop(image_id, None)
         if picture is not None:
             self._bytes -= picture.nbytes
-            if self._bytes < self._max_bytes:
-                self._room.set()
+            self._room.set()
         return picture

@@ -1,5 +1,7 @@
 """Decoded pictures between the upload and the first stage take bounded memory."""
 
+import asyncio
+import time
 from uuid import uuid4
 
 import numpy as np
@@ -54,3 +56,24 @@ def test_a_buffer_of_no_bytes_keeps_nothing() -> None:
     buffer.put(image_id, picture(3))
 
     assert buffer.pop(image_id) is None
+
+
+async def test_a_full_buffer_slows_uploads_down_until_a_picture_goes() -> None:
+    buffer = PictureBuffer(max_bytes=100)
+    first, second = uuid4(), uuid4()
+    buffer.put(first, picture(75))
+    buffer.put(second, picture(75))
+    started = time.monotonic()
+    await buffer.wait_for_room(0.05)
+    assert time.monotonic() - started >= 0.05
+    waiting = asyncio.create_task(buffer.wait_for_room(60))
+    await asyncio.sleep(0)
+    assert buffer.pop(second) is None
+    assert buffer.pop(first) is not None
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_picture_larger_than_the_buffer_slows_nobody_down() -> None:
+    buffer = PictureBuffer(max_bytes=10)
+    buffer.put(uuid4(), picture(75))
+    await asyncio.wait_for(buffer.wait_for_room(60), 5)

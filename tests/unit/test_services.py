@@ -349,8 +349,7 @@ async def test_a_delete_with_the_index_away_is_done_for_the_user_and_finished_la
         await bench.images.get(image_id)
     answer = await bench.search.similar(other, Page())
     assert answer.results == [], "its vector is still there, but nobody sees it"
-    with pytest.raises(Unavailable):
-        await bench.lifecycle.reconcile()
+    await bench.lifecycle.reconcile()  # warns, and leaves it for the next look
 
     bench.vectors.away = False
     await bench.lifecycle.reconcile()

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,8 @@ class Collection:
     shard: edge.EdgeShard
     unsynced: int = 0
     """Points written since the last flush."""
+    names: set[str] = field(default_factory=set)
+    """The images' collections that points were ever written for, at least one and a second where there are more."""
 
     def update(self, operation: edge.UpdateOperation, points: int) -> None:
         self.shard.update(operation)
@@ -119,8 +121,8 @@ class EdgeShards:
             shutil.rmtree(folder)  # half made: no point was ever written to it
         folder.mkdir()
         shard = edge.EdgeShard.create(str(folder / "shard"), _config(dimensions))
-        for field in ("collection", "tags"):
-            shard.update(edge.UpdateOperation.create_field_index(field, edge.PayloadSchemaType.Keyword))
+        for key in ("collection", "tags"):
+            shard.update(edge.UpdateOperation.create_field_index(key, edge.PayloadSchemaType.Keyword))
         shard.flush()
         _sync_folder(self.path)
         _write_durably(folder / "collection.json", json.dumps({"model": model, "dimensions": dimensions}))
@@ -138,7 +140,8 @@ class EdgeShards:
     def _keep(self, model: str, dimensions: int, shard: edge.EdgeShard) -> None:
         self._opened.callback(shard.close)
         self._opened.callback(shard.flush)
-        self.collections[model] = Collection(dimensions, shard)
+        found = shard.facet(edge.FacetRequest("collection", limit=2))
+        self.collections[model] = Collection(dimensions, shard, names={str(hit.value) for hit in found.hits})
 
 
 def run(operations: Sequence[Operation]) -> list[Outcome]:

@@ -106,6 +106,7 @@ class QdrantEdgeVectorIndex:
 
     async def upsert(self, model: str, points: Sequence[Point]) -> None:
         collection = self._collection(model)
+        collection.names.update(point.collection for point in points)
         checked = [(point, checked_vector(point.vector, collection.dimensions, model)) for point in points]
         for chunk in chunks(checked, CHUNK):  # one after the other: queries come in between
             await self._submit(Upsert(collection, [_edge_point(point, vector) for point, vector in chunk]))
@@ -117,7 +118,10 @@ class QdrantEdgeVectorIndex:
         asked = checked_vector(vector, collection.dimensions, model)
         with _refusing("query"):
             request = edge.QueryRequest(
-                limit=limit, query=edge.Query.Nearest(asked.tolist()), filter=_filter(where), params=SEARCH
+                limit=limit,
+                query=edge.Query.Nearest(asked.tolist()),
+                filter=_filter(where, collection.names),
+                params=SEARCH,
             )
         found = await self._submit(Search(collection, request))
         return ranked([Hit(point.id, point.score) for point in found], min_score)
@@ -209,8 +213,12 @@ def _edge_point(point: Point, vector: Vector) -> edge.Point:
         return edge.Point(point.id, vector.tolist(), payload)  # the engine reads a list twice as fast
 
 
-def _filter(where: SearchFilter) -> edge.Filter | None:
-    wanted = [("collection", where.collection)] if where.collection is not None else []
+def _filter(where: SearchFilter, names: set[str]) -> edge.Filter | None:
+    wanted = []
+    if where.collection is not None and names != {
+        where.collection
+    }:  # a filter that all pass costs a fifth of the query
+        wanted.append(("collection", where.collection))
     wanted += [("tags", tag) for tag in where.tags]
     conditions: list[Any] = [edge.FieldCondition(key=key, match=edge.MatchValue(value)) for key, value in wanted]
     return edge.Filter(must=conditions) if conditions else None

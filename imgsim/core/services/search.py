@@ -14,7 +14,7 @@ from imgsim.core.models import Hit, Image, Picture, SearchAnswer, SearchFilter, 
 from imgsim.core.ports import Embedder, ImageRepository, VectorIndex
 
 # Hits asked for beyond the page: room for ties at its end and for images deleted a moment ago.
-_SLACK = 4
+_SLACK = 1
 _MOST_HITS = 100_000
 
 
