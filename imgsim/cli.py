@@ -18,8 +18,6 @@ from imgsim.core.errors import ImgsimError, InvalidRequest, SettingsError
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-_MOST_FAILURES_SHOWN = 20
-
 
 class _Group(click.Group):
     """Errors of imgsim's own are a sentence on stderr, not a traceback."""
@@ -225,10 +223,8 @@ def index(
             f"{report.indexed} indexed, {report.already_there} already there, "
             f"{report.not_images} passed over (no images), {len(report.failed)} failed"
         )
-        for path, reason in report.failed[:_MOST_FAILURES_SHOWN]:
+        for path, reason in report.failed:
             click.echo(f"  {path}: {reason}", err=True)
-        if len(report.failed) > _MOST_FAILURES_SHOWN:
-            click.echo(f"  and {len(report.failed) - _MOST_FAILURES_SHOWN} more; --json lists all", err=True)
     if report.unavailable:
         click.echo(f"imgsim: {report.unavailable} Run the same command again to go on.", err=True)
         raise SystemExit(1)
@@ -305,11 +301,11 @@ def status(config: Path | None, data_dir: Path | None, server: str | None, as_js
     found = _run(main())
     if as_json:
         _print_json(found)
-        return
-    for name, value in found.items():
-        lines = value.items() if isinstance(value, dict) else [("", value)]
-        for label, figure in lines:
-            click.echo(f"{name:<9} {label:<22} {figure}" if label else f"{name:<9} {figure}")
+    else:
+        for name, value in found.items():
+            lines = value.items() if isinstance(value, dict) else [("", value)]
+            for label, figure in lines:
+                click.echo(f"{name:<9} {label:<22} {figure}" if label else f"{name:<9} {figure}")
     if any(answer != "ok" for answer in found["checks"].values()):
         raise SystemExit(1)
 

@@ -85,7 +85,12 @@ class Embedding(Section):
         description="The packaged efficientnet-lite0, or an open_clip model as ARCHITECTURE/PRETRAINED_TAG or ARCHITECTURE/PATH.pt (needs the extra clip).",
     )
     threads: int = Field(0, ge=0, description="Threads that run the model; 0: one for each core.")
-    batch: int = Field(4, ge=1, le=256, description="Pictures computed together at most.")
+    batch: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Pictures computed together at most, by open_clip models; the packaged one is fastest one by one.",
+    )
     queue: int = Field(
         1024, ge=1, description="Pictures that may wait for the model before requests are refused with 503."
     )

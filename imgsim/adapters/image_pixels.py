@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+MOST_SIDES = 16
+"""The long side of a reduced picture is at most this many times the smallest side asked for: 20 MB at 448."""
 BAND_PIXELS = 1_000_000
 """Pixels that are converted at once, so that a large picture is never held twice."""
 
@@ -14,14 +16,16 @@ def reduced_rgb(image: Image.Image, min_side: int) -> Image.Image:
 
     In bands, so that beside a large picture only a small one is held.
     """
-    factor = max(1, min(image.size) // min_side)
-    levels = _levels(image)
-    if factor == 1:
-        return _to_rgb(image, levels)
     width, height = image.size
-    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    for top, band in _bands(image, factor):
-        small.paste(_to_rgb(band, levels).reduce(factor), (0, top // factor))
+    factor = max(1, min(image.size) // min_side)
+    # A strip is squashed along its length: scaled alike on both sides it would stay as large as it came.
+    across, down = (max(factor, -(-side // (MOST_SIDES * min_side))) for side in image.size)
+    levels = _levels(image)
+    if across == down == 1:
+        return _to_rgb(image, levels)
+    small = Image.new("RGB", (-(-width // across), -(-height // down)))
+    for top, band in _bands(image, down):
+        small.paste(_to_rgb(band, levels).reduce((across, down)), (0, top // down))
     return small
 
 

@@ -5,7 +5,7 @@ tables, buckets), leaving closes it. All raise ``Unavailable`` while what is beh
 be reached, and ``ping`` is how ``/ready`` asks.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, BinaryIO, Protocol, Self
@@ -49,7 +49,7 @@ class ObjectStore(Adapter, Protocol):
         """
         ...
 
-    def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Stream `length` bytes (None: all) from offset `start`, in chunks of at most 1 MiB.
 
         ``ObjectNotFound`` when the key is missing, at the first chunk. A range past the end gives

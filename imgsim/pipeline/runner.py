@@ -245,7 +245,8 @@ class Runner:
             embedding = EmbeddingInfo(self._ports.embedder.model_id, len(ctx.embedding))
         done = await self._ports.images.finish(image.id, image.attempts, ctx.results, embedding)
         try:
-            if embedding is not None and list(done.tags) != list(image.tags):  # changed while the job ran
+            indexed = ctx.indexed_tags
+            if embedding is not None and indexed is not None and list(done.tags) != list(indexed):  # changed meanwhile
                 await self._ports.vectors.set_tags(embedding.model, done.id, done.tags)
         except ImgsimError as error:
             log.error("image %s is done, but its new tags are not in the index: %s", done.id, error)

@@ -1,7 +1,7 @@
 """What a stage is, and what it is given."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,6 +51,8 @@ class StageContext:
         """What earlier stages returned, by stage name."""
         self.embedding: Vector | None = None
         """Set by the stage ``embed``: ``(dimensions,)`` float32 of unit length."""
+        self.indexed_tags: Sequence[str] | None = None
+        """Set by the stage ``index``: the tags it wrote; what changed since is written when the image is done."""
         self._decode = decode
         self._picture = picture
         self._data: bytes | None = None
@@ -59,19 +61,22 @@ class StageContext:
     async def data(self) -> bytes:
         """The image's bytes as uploaded, read once."""
         if self._data is None:
-            chunks = [chunk async for chunk in self.ports.objects.get(original_key(self.image.id))]
-            self._data = b"".join(chunks)
+            self._data = await self._read()
         return self._data
+
+    async def _read(self) -> bytes:
+        return b"".join([chunk async for chunk in self.ports.objects.get(original_key(self.image.id))])
 
     async def picture(self) -> Picture:
         """The decoded picture, ``(h, w, 3)`` uint8 RGB, upright, decoded once.
 
         Large images come scaled down, both sides at least twice the model's input where the image
-        has that many pixels. Do not write into it: all stages share it.
+        has that many pixels (strips beyond 16:1 squashed). Do not write into it: all stages share it.
         """
         async with self._lock:
             if self._picture is None:
-                self._picture = await self._decode(await self.data())
+                # Not by ``data``: the bytes need not be kept as long as the attempt lasts.
+                self._picture = await self._decode(self._data or await self._read())
             return self._picture
 
     def object_key(self, name: str) -> str:

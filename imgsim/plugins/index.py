@@ -18,6 +18,7 @@ class IndexStage:
             raise EmbeddingFailed("No stage before index has set an embedding.")
         point = Point(ctx.image.id, ctx.embedding, ctx.image.collection, ctx.image.tags)
         await ctx.ports.vectors.upsert(ctx.ports.embedder.model_id, [point])
+        ctx.indexed_tags = point.tags
 
 
 @hookimpl

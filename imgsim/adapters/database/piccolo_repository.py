@@ -10,6 +10,7 @@ from uuid import UUID
 
 import numpy as np
 from piccolo.columns import Column, Where
+from piccolo.columns.combination import WhereRaw
 from piccolo.query.functions import Count
 from piccolo.querystring import QueryString
 
@@ -85,9 +86,11 @@ class PiccoloImageRepository:
         return image_of(rows[0]) if rows else None
 
     async def list(self, where: ImageFilter, limit: int, before: UUID | None = None) -> Sequence[Image]:
-        conditions: Any = [
-            self._image.id.is_in(self._tag.select(self._tag.image).where(self._tag.tag == tag)) for tag in where.tags
-        ]
+        conditions: Any = []
+        if tags := list(dict.fromkeys(where.tags)):
+            places = ", ".join("{}" for _ in tags)
+            with_all = f"SELECT image FROM image_tag WHERE tag IN ({places}) GROUP BY image HAVING COUNT(*) = {{}}"
+            conditions.append(WhereRaw(f"id IN ({with_all})", *tags, len(tags)))
         if where.collection is not None:
             conditions.append(self._image.collection == where.collection)
         if where.state is not None:

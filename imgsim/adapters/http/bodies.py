@@ -12,7 +12,7 @@ from litestar import Request
 from litestar.exceptions import InternalServerException
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 
-from imgsim.core.errors import InvalidRequest, TooLarge
+from imgsim.core.errors import InvalidRequest, TooLarge, Unavailable
 
 AnyRequest = Request[Any, Any, Any]
 T = TypeVar("T")
@@ -79,6 +79,8 @@ async def read_form(request: AnyRequest, max_file_bytes: int, max_files: int = 1
                     elif sink:
                         sink.end()
             parser.close()
+        except OSError as error:
+            raise Unavailable(f"The upload cannot be kept while it comes in: {error.strerror}.") from error
         except ParserLimitReached as error:
             raise InvalidRequest(
                 f"The form has too many parts or too long headers; at most {_MOST_PARTS} parts."

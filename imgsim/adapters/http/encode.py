@@ -9,12 +9,13 @@ from litestar import Response, post
 from litestar.status_codes import HTTP_200_OK
 
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.bodies import AnyRequest, media_type, read_form, read_json, read_raw
+from imgsim.adapters.http.bodies import AnyRequest, UploadedFile, media_type, read_form, read_json, read_raw
 from imgsim.adapters.http.services import Injected, Services
 from imgsim.core.errors import ImgsimError, InvalidRequest
 from imgsim.core.models import Inspection, Picture, Vectors
 
 _MOST_FILES = 64
+_AT_ONCE = 8
 _MOST_TEXTS = 64
 
 
@@ -53,13 +54,20 @@ async def encode(request: AnyRequest, services: Injected) -> Response[Any]:
             form.only(set())
             if not form.files:
                 raise InvalidRequest(f"The form has no file in the field 'file' (1 to {_MOST_FILES}).")
-            reading = (services.reader().inspect(upload.file) for upload in form.files)
-            found = await asyncio.gather(*reading, return_exceptions=True)  # all are over before the files close
-        pictures = [_picture(each, number, len(found)) for number, each in enumerate(found, 1)]
-    else:
-        async with read_raw(request, services.max_upload_bytes) as file:
-            pictures = [(await services.reader().inspect(file)).picture]
-    return _answer(request, services, await services.embedder().embed_images(pictures), len(pictures) == 1)
+            groups = [await _embed(services, form.files, start) for start in range(0, len(form.files), _AT_ONCE)]
+        return _answer(request, services, np.concatenate(groups), len(form.files) == 1)
+    async with read_raw(request, services.max_upload_bytes) as file:
+        picture = (await services.reader().inspect(file)).picture
+    return _answer(request, services, await services.embedder().embed_images([picture]), True)
+
+
+async def _embed(services: Services, files: list[UploadedFile], start: int) -> Vectors:
+    """Some of `files`: pictures are many times larger than their files, so not all are held at once."""
+    group = files[start : start + _AT_ONCE]
+    reading = (services.reader().inspect(upload.file) for upload in group)
+    found = await asyncio.gather(*reading, return_exceptions=True)  # all are over before the files close
+    pictures = [_picture(each, number, len(files)) for number, each in enumerate(found, start + 1)]
+    return await services.embedder().embed_images(pictures)
 
 
 def _picture(found: Inspection | BaseException, number: int, of: int) -> Picture:

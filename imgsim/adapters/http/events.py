@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID
 
 import msgspec
@@ -34,7 +35,10 @@ class EventsController(Controller):
         async def stream() -> AsyncIterator[ServerSentEventMessage]:
             with services.events().listen(image_id) as listener:
                 # Read again now that nothing can slip in between.
-                now = (await services.images().get_many([image_id])).get(image_id, image)
+                now = (await services.images().get_many([image_id])).get(image_id)
+                if now is None:
+                    yield _message(replace(ImageEvent.of(image), state="deleted", stage=None, error=None))
+                    return
                 yield _message(ImageEvent.of(now))
                 if now.state in _AT_REST:
                     return

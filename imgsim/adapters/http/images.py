@@ -1,6 +1,7 @@
 """``/images``: upload, read, list, change, delete, retry."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
@@ -16,6 +17,7 @@ from imgsim.adapters.http.bodies import AnyRequest, parse_json, read_form, read_
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState, original_key
+from imgsim.core.services.ingest import valid_filter
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most, 1 to 100.")]
 Tags = Annotated[
@@ -78,7 +80,7 @@ class ImagesController(Controller):
             before = UUID(cursor) if cursor else None
         except ValueError as error:
             raise InvalidRequest(f"{str(cursor)[:80]!r} is not a cursor that a list gave.") from error
-        where = ImageFilter(collection, image_state, tag or ())
+        where = ImageFilter(collection, image_state, valid_filter(tag or ()))
         images = await services.images().list(where, limit + 1, before)
         page = images[:limit]
         return ImagePage(page, str(page[-1].id) if len(images) > limit else None)
@@ -166,10 +168,11 @@ class ImagesController(Controller):
         return await services.lifecycle().retry(image_id)
 
 
-async def _rest(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in chunks:
-        yield chunk
+async def _rest(first: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(chunks):  # also when the client leaves halfway
+        yield first
+        async for chunk in chunks:
+            yield chunk
 
 
 def _metadata(text: str) -> dict[str, Any]:

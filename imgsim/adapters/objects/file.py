@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -58,7 +58,7 @@ class FileObjectStore:
         check_key(key)
         return await self._in_thread(self._write, self._root / key, source)
 
-    async def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         check_key(key)
         check_range(start, length)
         reader = _Reader(lambda: self._open_object(key), start, length)

@@ -1,6 +1,6 @@
 """Objects in a dict: for tests."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from typing import BinaryIO, Self
 
@@ -31,7 +31,7 @@ class MemoryObjectStore:
         self._objects[key] = (content, datetime.now(UTC))
         return len(content)
 
-    async def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         check_key(key)
         check_range(start, length)
         if key not in self._objects:

@@ -170,6 +170,13 @@ def valid_tags(tags: Sequence[str]) -> list[str]:
     return tags
 
 
+def valid_filter(tags: Sequence[str]) -> Sequence[str]:
+    """Tags to filter by: as many as an image can have."""
+    if len(tags) > _MOST_TAGS:
+        raise InvalidRequest(f"An image has at most {_MOST_TAGS} tags, so none has all {len(tags)}.")
+    return tags
+
+
 def valid_metadata(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(metadata, Mapping):
         raise InvalidRequest("The metadata must be a JSON object.")

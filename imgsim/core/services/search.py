@@ -3,7 +3,7 @@
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -12,10 +12,12 @@ import numpy as np
 from imgsim.core.errors import EmbeddingFailed, ImageNotFound, InvalidRequest, NotSearchable
 from imgsim.core.models import Hit, Image, Picture, SearchAnswer, SearchFilter, SearchHit, Vector
 from imgsim.core.ports import Embedder, ImageRepository, VectorIndex
+from imgsim.core.services.ingest import valid_filter
 
 # Hits asked for beyond the page: room for ties at its end and for images deleted a moment ago.
 _SLACK = 1
 _MOST_HITS = 100_000
+_MOST_EXAMPLES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,14 @@ class SearchService:
         if not positive:
             raise InvalidRequest("A search by examples needs at least one positive image.")
         ids = [*positive, *negative]
+        if len(ids) > _MOST_EXAMPLES:
+            raise InvalidRequest(f"A search takes at most {_MOST_EXAMPLES} examples, not {len(ids)}.")
         images = await self._images.get_many(ids)
         for image_id in ids:
             if image_id not in images:
                 raise ImageNotFound(f"No image has the id {image_id}.")
-        vectors = {image_id: await self.vector(images[image_id]) for image_id in dict.fromkeys(ids)}
+        fetched = await self._vectors.fetch(self._embedder.model_id, list(dict.fromkeys(ids)))
+        vectors = {image_id: self._vector_of(images[image_id], fetched) for image_id in ids}
         query = np.mean([vectors[image_id] for image_id in positive], axis=0)
         if negative:
             query = 2 * query - np.mean([vectors[image_id] for image_id in negative], axis=0)
@@ -76,6 +81,9 @@ class SearchService:
 
     async def vector(self, image: Image) -> Vector:
         """The image's vector as the index has it. ``NotSearchable``."""
+        return self._vector_of(image, await self._vectors.fetch(self._embedder.model_id, [image.id]))
+
+    def _vector_of(self, image: Image, vectors: Mapping[UUID, Vector]) -> Vector:
         if not image.searchable or image.embedding is None:
             raise NotSearchable(_why_not_searchable(image))
         model = self._embedder.model_id
@@ -83,7 +91,6 @@ class SearchService:
             raise NotSearchable(
                 f"The image was indexed with the model {image.embedding.model}, and {model} is in use now."
             )
-        vectors = await self._vectors.fetch(model, [image.id])
         if image.id not in vectors:
             raise NotSearchable("The image's vector is not in the index.")
         return vectors[image.id]
@@ -94,6 +101,7 @@ class SearchService:
         if not np.isfinite(vector).all():
             raise EmbeddingFailed()
         exclude = exclude or set()
+        valid_filter(where.tags)
         after = _Position.of(page.cursor)
         model = self._embedder.model_id
         wanted = page.limit + 1  # one more says whether there is a next page
