@@ -406,9 +406,7 @@ def test_too_long_a_body_is_413(client: httpx.Client) -> None:
     assert_problem(client.post("/search", json={"text": "x" * 2_000_000}), 413, "too-large")
 
 
-def test_many_examples_and_tags_work_and_too_many_are_refused(
-    client: httpx.Client, labelled: dict[str, str]
-) -> None:
+def test_many_examples_and_tags_work_and_too_many_are_refused(client: httpx.Client, labelled: dict[str, str]) -> None:
     one = next(iter(labelled))
     unknown = [f"{number:08x}-0000-7000-8000-000000000000" for number in range(20_000)]
     assert_problem(client.post("/search", json={"positive": unknown}), 400, "invalid-request")
