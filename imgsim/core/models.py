@@ -33,9 +33,6 @@ class ImageState(StrEnum):
     ERROR = "error"  # rests here until ``retry``
 
 
-UNFINISHED = (ImageState.CREATED, ImageState.PENDING, ImageState.EMBEDDING, ImageState.INDEXING)
-"""The states out of which the reconciler brings every image."""
-
 STATE_OF_STAGE: Mapping[str, ImageState] = {"embed": ImageState.EMBEDDING, "index": ImageState.INDEXING}
 """The stages that show in ``state``; all others leave it as it is and show in ``stage`` only."""
 

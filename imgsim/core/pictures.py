@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import OrderedDict
 from uuid import UUID
 
 from imgsim.core.models import Picture
@@ -18,7 +17,7 @@ class PictureBuffer:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._pictures: OrderedDict[UUID, Picture] = OrderedDict()
+        self._pictures: dict[UUID, Picture] = {}
         self._room = asyncio.Event()
         self._room.set()
 
