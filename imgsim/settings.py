@@ -40,26 +40,43 @@ class Section(BaseModel):
 class Objects(Section):
     url: str = Field(
         "",
-        description="Where image bytes lie: file:///folder, or memory: for tests. Empty: objects/ in the data directory.",
+        description="Where image bytes lie: file:///folder, s3://bucket/prefix?endpoint=URL&region=NAME (MinIO, SeaweedFS, AWS), or memory: for tests. Empty: objects/ in the data directory.",
     )
+    public_endpoint: str = Field(
+        "", description="The S3 endpoint as clients reach it, for presigned URLs. Empty: the endpoint of objects.url."
+    )
+    presign_seconds: int = Field(600, ge=1, le=604_800, description="How long a presigned URL works, in seconds.")
 
 
 class Database(Section):
     url: str = Field(
         "",
-        description="Where rows lie: sqlite:///file, or memory: for tests. Empty: imgsim.sqlite in the data directory.",
+        description="Where rows lie: sqlite:///file, postgresql://user:password@host/name, or memory: for tests. Empty: imgsim.sqlite in the data directory.",
     )
+    pool_min: int = Field(1, ge=0, description="Connections to PostgreSQL that a process keeps open.")
+    pool_max: int = Field(10, ge=1, description="Connections to PostgreSQL that a process opens at most.")
 
 
 class Vectors(Section):
     url: str = Field(
         "",
-        description="Where vectors lie: qdrant-edge:///folder, or qdrant-memory: for tests. Empty: vectors/ in the data directory.",
+        description="Where vectors lie: qdrant-edge:///folder, http(s)://qdrant:6333, postgresql://user:password@host/name (pgvector), or qdrant-memory: for tests. Empty: vectors/ in the data directory.",
+    )
+    api_key: SecretStr = Field(SecretStr(""), description="API key of the Qdrant server.")
+    shards: int = Field(1, ge=1, description="Shards of a new collection on a Qdrant server.")
+    replicas: int = Field(1, ge=1, description="Copies of each shard of a new collection on a Qdrant server.")
+    quantization: str = Field(
+        "int8",
+        pattern="^(int8|none)$",
+        description="How a Qdrant server keeps vectors in memory: int8 (a quarter of the memory; the best are scored again with the full vectors), or none.",
     )
 
 
 class Jobs(Section):
-    url: str = Field("inprocess://", description="Who rings the bell for work: inprocess:// (this process).")
+    url: str = Field(
+        "inprocess://",
+        description="Who rings the bell for work, and carries events between processes: inprocess:// (this process), or redis://host:6379/0 (Arq).",
+    )
     lease_seconds: float = Field(
         30.0, gt=0, description="How long a claim on an image holds without a heartbeat, in seconds."
     )
@@ -78,12 +95,17 @@ class Jobs(Section):
 
 class Embedding(Section):
     url: str = Field(
-        "local:", description="Who embeds: local: (in this process), or colour: (a colour histogram, for tests)."
+        "local:",
+        description="Who embeds: local: (in this process), http(s)://embedder:8001 (imgsim embedder), or colour: (a colour histogram, for tests).",
     )
     model: str = Field(
         "efficientnet-lite0",
         description="The packaged efficientnet-lite0, or an open_clip model as ARCHITECTURE/PRETRAINED_TAG or ARCHITECTURE/PATH.pt (needs the extra clip).",
     )
+    timeout_seconds: float = Field(
+        30.0, gt=0, description="How long a request to an embedder process may take, in seconds."
+    )
+    api_key: SecretStr = Field(SecretStr(""), description="API key that is sent to an embedder process.")
     threads: int = Field(0, ge=0, description="Threads that run the model; 0: one for each core.")
     batch: int = Field(
         4,
@@ -94,6 +116,14 @@ class Embedding(Section):
     queue: int = Field(
         1024, ge=1, description="Pictures that may wait for the model before requests are refused with 503."
     )
+
+
+class Fetch(Section):
+    allow_private: bool = Field(
+        False, description="Fetch image URLs also from private, loopback and link-local addresses."
+    )
+    timeout_seconds: float = Field(10.0, gt=0, description="How long fetching an image URL may take, in seconds.")
+    max_redirects: int = Field(3, ge=0, description="Redirects that are followed when an image URL is fetched.")
 
 
 class Upload(Section):
@@ -165,6 +195,7 @@ class Settings(BaseSettings):
     jobs: Jobs = Jobs()
     embedder: Embedding = Embedding()
     upload: Upload = Upload()
+    fetch: Fetch = Fetch()
     cache: Cache = Cache()
     auth: Auth = Auth()
     pipeline: Pipeline = Pipeline()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ImgsimServer
+from tests.servers import PostgreSQL, SeaweedFS, Valkey
 
 DATA = Path(__file__).parent / "data"
 
@@ -23,4 +24,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImgsimServer]:
     Tests share it: use a collection of your own.
     """
     with ImgsimServer(tmp_path_factory.mktemp("server") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """One Redis for all tests that do not stop it: use key names, or a database number, of your own."""
+    with Valkey() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """One PostgreSQL for all tests that do not stop it: take a ``new_database``."""
+    with PostgreSQL() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[SeaweedFS]:
+    """One S3 server for all tests that do not stop it: take a ``new_bucket``."""
+    with SeaweedFS() as running:
         yield running

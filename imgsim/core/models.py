@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -83,6 +83,38 @@ class Image:
     def searchable(self) -> bool:
         """Done, and not rejected by a stage: its vector is in the index."""
         return self.state is ImageState.DONE and self.embedding is not None
+
+
+class Bell(NamedTuple):
+    """What rings for an image: its id, and the ``attempts`` its row had. A bell for a past attempt means nothing."""
+
+    id: UUID
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """An upload straight to the object store that was announced and is not confirmed yet."""
+
+    id: UUID
+    """The id that the image will have."""
+    collection: str
+    sha256: str
+    filename: str
+    content_type: str
+    bytes: int
+    tags: Sequence[str]
+    metadata: Mapping[str, Any]
+    expires_at: datetime
+    """After this the reservation, and what lies in the object store, may be removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresignedPut:
+    """A request that stores one object: ``PUT url`` with exactly these headers."""
+
+    url: str
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol, Self
 from uuid import UUID
 
 from imgsim.core.models import (
+    Bell,
     CacheKey,
     EmbeddingInfo,
     Hit,
@@ -22,6 +23,8 @@ from imgsim.core.models import (
     ObjectInfo,
     Picture,
     Point,
+    PresignedPut,
+    Reservation,
     SearchFilter,
     Vector,
     Vectors,
@@ -61,8 +64,11 @@ class ObjectStore(Adapter, Protocol):
         """A URL that serves the object for `seconds`, or None where the store has none (files on disk)."""
         ...
 
-    async def presign_put(self, key: str, seconds: int, content_type: str, size: int) -> str | None:
-        """A URL that takes exactly `size` bytes of `content_type` for `seconds`, or None."""
+    async def presign_put(
+        self, key: str, seconds: int, content_type: str, size: int, sha256: str
+    ) -> PresignedPut | None:
+        """A request that stores exactly `size` bytes of `content_type` with this hex digest, once, within
+        `seconds`; or None where the store has none (files on disk)."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -123,11 +129,14 @@ class ImageRepository(Adapter, Protocol):
         """``created → pending`` for those still ``created``; return the ones changed."""
         ...
 
-    async def claim(self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str) -> Sequence[Image]:
+    async def claim(
+        self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str, lost: bool = False
+    ) -> Sequence[Image]:
         """Claim those that are unfinished, due and under no live lease, for `stage` (the first one).
 
         Each gets ``attempts + 1``, `stage`, the state of that stage (``pending`` where it has none)
         and a lease of `lease_seconds` from now. Returns the claimed images; of two racers, one has it.
+        Those of ``lost`` are passed over; with `lost` only they are claimed.
         """
         ...
 
@@ -158,16 +167,23 @@ class ImageRepository(Adapter, Protocol):
         """How many attempts of the budget are used, the running one included; ``retry`` sets it to 0."""
         ...
 
-    async def release(self, owner: str | None) -> Sequence[UUID]:
-        """Hand back every claim of `owner` (None: of all owners) as ``pending``, due now.
+    async def release(self, owner: str) -> Sequence[UUID]:
+        """Hand back every claim of `owner` as ``pending``, due now; the attempts are given back to the budget."""
+        ...
 
-        With an owner the attempts are given back to the budget; with None (the owners are dead) not, and
-        ``stage`` still says where each died.
+    async def end_leases(self) -> int:
+        """Every owner is dead: their claims count as ``lost`` from now. Returns how many there were.
+
+        Tombstones under a claim are released.
         """
         ...
 
-    async def due(self, limit: int) -> Sequence[UUID]:
-        """Unfinished images that are due and under no live lease, oldest first: bells to ring again."""
+    async def due(self, limit: int) -> Sequence[Bell]:
+        """Unfinished images that are due and under no claim, longest due first: bells to ring again."""
+        ...
+
+    async def lost(self, limit: int) -> Sequence[UUID]:
+        """Unfinished images whose lease ran out, oldest first: their process died, maybe because of them."""
         ...
 
     async def bury(self, max_attempts: int) -> Sequence[Image]:
@@ -176,6 +192,24 @@ class ImageRepository(Adapter, Protocol):
 
     async def retry(self, image_id: UUID) -> Image:
         """``error → pending`` with a new budget. ``WrongState`` in any other state, ``ImageNotFound``."""
+        ...
+
+    # uploads straight to the object store
+
+    async def reserve(self, reservation: Reservation) -> None:
+        """Keep `reservation` durably."""
+        ...
+
+    async def reservation(self, image_id: UUID) -> Reservation:
+        """``ImageNotFound`` when there is none."""
+        ...
+
+    async def unreserve(self, image_id: UUID) -> None:
+        """Forget the reservation. A missing one is no error."""
+        ...
+
+    async def expired_reservations(self, limit: int) -> Sequence[UUID]:
+        """The ids of reservations whose time is over, oldest first."""
         ...
 
     # delete
@@ -259,7 +293,9 @@ class VectorIndex(Adapter, Protocol):
 class JobQueue(Adapter, Protocol):
     """Rings the bell for an image. A bell may be lost or ring twice; the database row is the truth."""
 
-    async def enqueue(self, image_ids: Sequence[UUID]) -> None: ...
+    async def enqueue(self, bells: Sequence[Bell]) -> None:
+        """Ring `bells`; one that rings already is not rung twice."""
+        ...
 
     async def consume(self, handle: Callable[[Sequence[UUID]], Awaitable[None]], concurrency: int) -> None:
         """Call `handle` with the ids that ring, at most `concurrency` images at a time, until cancelled.
