@@ -139,10 +139,10 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "")
 
 
-def progress_bar() -> Progress:
-    """How many of how many, how fast, how long still, and a description; on stderr."""
+def progress_bar(what: str = "indexing") -> Progress:
+    """`what` is done: how many of how many, how fast, how long still, and a description; on stderr."""
     return Progress(
-        TextColumn("indexing"),
+        TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),

@@ -69,7 +69,7 @@ def _settings(config: Path | None, data_dir: Path | None, **overrides: Any) -> A
     settings = load_settings(config, given)
     line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     logging.basicConfig(level=settings.log.level.upper(), format=line, handlers=[_StderrHandler()])
-    for chatty in ("httpx", "piccolo", "PIL"):
+    for chatty in ("aiobotocore", "httpx", "piccolo", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return settings
 
@@ -101,50 +101,98 @@ def cli() -> None:
     """
 
 
+def listening_options(command: F) -> F:
+    """``--host`` and ``--port``, beside those of all commands."""
+    command = click.option("--port", type=int, help="Port to listen on, 0 for any free one [8000].")(command)
+    return click.option("--host", help="Address to listen on [127.0.0.1].")(settings_options(command))
+
+
 @cli.command()
-@settings_options
-@click.option("--host", help="Address to listen on [127.0.0.1].")
-@click.option("--port", type=int, help="Port to listen on, 0 for any free one [8000].")
+@listening_options
 def serve(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> None:
     """Run everything in one process: API, processing, model, storage.
 
     Needs no other server, no download and no account. Stop it with Ctrl-C: it finishes the images
     it works on, and goes on with the others at the next start; a second Ctrl-C leaves those, too.
     """
-    settings = _settings(config, data_dir, host=host, port=port)
-    _run(_serve(settings))
+    _run(_serve("serve", _settings(config, data_dir, host=host, port=port)))
 
 
-async def _serve(settings: Any) -> None:
-    from imgsim.container import Container, opened, working
+@cli.command()
+@listening_options
+def api(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> None:
+    """Run the HTTP API alone; workers process the images.
+
+    Any number of them may run over the same object store, PostgreSQL, vector index and Redis; see
+    config/cluster.toml. Keeps nothing of its own.
+    """
+    _run(_serve("api", _settings(config, data_dir, host=host, port=port)))
+
+
+@cli.command()
+@listening_options
+def worker(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> None:
+    """Process images that an API has taken in; any number of workers may run.
+
+    Listens for /health, /ready and /metrics only. Stopped by SIGTERM or Ctrl-C, it finishes the images
+    it works on, or hands them back. Takes no more while a server it needs does not answer.
+    """
+    _run(_serve("worker", _settings(config, data_dir, host=host, port=port)))
+
+
+@cli.command()
+@listening_options
+def embedder(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> None:
+    """Run the embedding service alone: POST /encode.
+
+    Workers and APIs use it where embedder.url is its address; so can anybody who wants vectors only.
+    """
+    _run(_serve("embedder", _settings(config, data_dir, host=host, port=port)))
+
+
+async def _serve(role: str, settings: Any) -> None:
+    from contextlib import AsyncExitStack
+
+    from imgsim import roles
+    from imgsim.container import Container
+    from imgsim.running import opened, working
     from imgsim.serving import bind, check_exposure
     from imgsim.serving import serve as serve_http
 
     check_exposure(settings)
-    container = Container(settings=settings)
+    container = Container(settings=settings, role=roles.BY_NAME[role])
     app = container.app()
-    async with opened(container):
+    async with opened(container, patient=True), AsyncExitStack() as stack:
         listening, url = bind(settings)
-        container.lock().note(url)
+        if role == "serve":
+            container.lock().note(url)
         # What start-up made stays; walking over it again and again cost 5 % of an ingest.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
-        async with working(container):
-            banner = _next_steps(url, settings, container.embedder().model_id)
-            await serve_http(
-                app,
-                listening,
-                on_start=lambda: click.echo(banner, err=True),
-                on_stop=container.events().close,
-                on_hurry=container.runner().hurry,
-            )
+        works = container.role().works
+        if works:
+            await stack.enter_async_context(working(container))
+        banner = _next_steps(role, url, settings, container.embedder().model_id)
+        await serve_http(
+            app,
+            listening,
+            on_start=lambda: click.echo(banner, err=True),
+            on_stop=container.events().close,
+            on_hurry=container.runner().hurry if works else lambda: None,
+        )
 
 
-def _next_steps(url: str, settings: Any, model: str) -> str:
+def _next_steps(role: str, url: str, settings: Any, model: str) -> str:
     key = ' -H "Authorization: Bearer KEY"' if settings.auth.keys else ""
+    if role == "worker":
+        return f"imgsim {__version__} worker is ready at {url} (model {model})"
+    if role == "embedder":
+        encode = f"curl{key} -F file=@cat.jpg {url}/encode"
+        return f"imgsim {__version__} embedder is ready at {url} (model {model})\n\n  {encode}\n"
+    where = f", data in {settings.data_dir}" if role == "serve" else ""
     return f"""
-imgsim {__version__} is ready at {url} (model {model}, data in {settings.data_dir})
+imgsim {__version__} is ready at {url} (model {model}{where})
 
   Upload an image        curl{key} -F file=@cat.jpg {url}/images/upload
   Ask for similar ones   curl{key} {url}/images/ID/similar
@@ -403,6 +451,56 @@ def migrate(config: Path | None, data_dir: Path | None) -> None:
 
     ran = _run(migrate_database(_settings(config, data_dir)))
     click.echo(f"Ran the migrations {', '.join(ran)}." if ran else "The database is up to date.")
+
+
+@cli.command("migrate-data")
+@settings_options
+@json_option
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="TOML file of the settings of the deployment to copy to.",
+)
+def migrate_data(config: Path | None, data_dir: Path | None, as_json: bool, target: Path) -> None:
+    """Copy all images, with their vectors, to another deployment.
+
+    From the data directory (or what --config says) to what the settings file --to says, as from
+    imgsim serve to a cluster. Stop the server first. Ids stay. Every object is read back and compared,
+    every vector too, and both sides are counted in the end. Run it again after Ctrl-C or an error: it
+    goes on where it stopped, and the source stays as it is.
+    """
+    from dataclasses import asdict
+
+    from imgsim.bulk import progress_bar
+    from imgsim.running import opened_storage
+    from imgsim.settings import load_settings
+    from imgsim.transfer import TransferReport, count_images, transfer
+
+    source_settings = _settings(config, data_dir)
+    target_settings = load_settings(target)
+
+    async def main() -> TransferReport:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        async with opened_storage(source_settings) as source, opened_storage(target_settings) as there:
+            with progress_bar("copying") as progress:
+                bar = progress.add_task("", total=await count_images(source.images))
+                loop.add_signal_handler(signal.SIGINT, stop.set)
+                return await transfer(source, there, lambda report: progress.update(bar, completed=report.seen), stop)
+
+    report = _run(main())
+    if as_json:
+        _print_json(asdict(report) | {"complete": report.complete})
+    else:
+        click.echo(f"{report.copied} copied, {report.already_there} already there, {len(report.failed)} failed")
+        for name in sorted(report.source.keys() | report.target.keys()):
+            click.echo(f"  {name:<40} {report.source.get(name, 0):>10} here {report.target.get(name, 0):>10} there")
+        for image_id, reason in report.failed:
+            click.echo(f"  {image_id}: {reason}", err=True)
+    if not report.complete:
+        click.echo("Not complete. Run the same command again to go on.", err=True)
+        raise SystemExit(1)
 
 
 def main() -> None:

@@ -1,11 +1,10 @@
-"""The one composition root: settings in, a running imgsim out. Only here are adapters chosen."""
+"""The one composition root: settings in, the parts of an imgsim out. Only here are adapters chosen."""
 
-import asyncio
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,8 @@ from dependency_injector import containers, providers
 
 from imgsim.adapters.database import DATABASES, MIGRATIONS
 from imgsim.adapters.embedding import EMBEDDERS
+from imgsim.adapters.events import EVENT_RELAYS
+from imgsim.adapters.fetch import UrlFetcher
 from imgsim.adapters.http.app import create_app
 from imgsim.adapters.http.metrics import Metrics
 from imgsim.adapters.http.services import Services
@@ -25,10 +26,11 @@ from imgsim.core.errors import SettingsError
 from imgsim.core.events import EventBus
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
-from imgsim.core.services import IngestService, LifecycleService, SearchService
+from imgsim.core.services import DirectUploadService, IngestService, LifecycleService, SearchService
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
 from imgsim.pipeline.stage import Ports, Stage
+from imgsim.roles import SERVE, Role
 from imgsim.settings import Settings, mask_url
 
 T = TypeVar("T")
@@ -46,19 +48,20 @@ def by_scheme(key: str, url: str, adapters: Mapping[str, T]) -> T:
     return adapters[scheme]
 
 
-def _part(part: str, adapters: Mapping[str, Callable[[str], T]]) -> Callable[[Settings], T]:
+def _part(part: str, adapters: Mapping[str, Callable[[Settings], T]]) -> Callable[[Settings], T]:
     def build(settings: Settings) -> T:
-        url = settings.part_url(part)
-        return by_scheme(f"{part}.url", url, adapters)(url)
+        return by_scheme(f"{part}.url", settings.part_url(part), adapters)(settings)
 
     return build
 
 
-def _from_settings(section: str, adapters: Mapping[str, Callable[[Settings], T]]) -> Callable[[Settings], T]:
-    def build(settings: Settings) -> T:
-        return by_scheme(f"{section}.url", getattr(settings, section).url, adapters)(settings)
+def _relay(settings: Settings, events: EventBus) -> AbstractAsyncContextManager[Any]:
+    return by_scheme("jobs.url", settings.jobs.url, EVENT_RELAYS)(settings, events)
 
-    return build
+
+def _pictures(settings: Settings, role: Role) -> PictureBuffer:
+    """Kept for the pipeline only where it runs in the same process."""
+    return PictureBuffer(settings.upload.buffer_bytes if role.works else 0)
 
 
 def _reader(settings: Settings, embedder: Embedder) -> ImageReader:
@@ -81,6 +84,18 @@ def _policy(settings: Settings) -> RunPolicy:
     )
 
 
+def _arq_calls(settings: Settings, runner: Runner, redis: Any) -> AbstractAsyncContextManager[Any]:
+    from imgsim.adapters.jobs.arq_job import Calls
+
+    return Calls(redis, runner.process, settings.jobs.lease_seconds, settings.jobs.concurrency)
+
+
+def _arq_options(settings: Settings) -> dict[str, Any]:
+    from imgsim.adapters.jobs.arq_job import WORKER_OPTIONS, redis_settings
+
+    return {**WORKER_OPTIONS, "redis_settings": redis_settings(settings.jobs.url)}
+
+
 def _stages(origins: list[StageOrigin]) -> list[Stage]:
     return [origin.stage for origin in origins]
 
@@ -94,18 +109,28 @@ class Container(containers.DeclarativeContainer):
     """``Container(settings=...)``; a test overrides any part by keyword."""
 
     settings: providers.Dependency[Settings] = providers.Dependency(instance_of=Settings)
+    role: providers.Dependency[Role] = providers.Dependency(instance_of=Role, default=SERVE)
 
     objects = providers.Singleton(_part("objects", OBJECT_STORES), settings)
     images = providers.Singleton(_part("database", DATABASES), settings)
     vectors = providers.Singleton(_part("vectors", VECTOR_INDEXES), settings)
-    jobs = providers.Singleton(_from_settings("jobs", JOB_QUEUES), settings)
-    embedder = providers.Singleton(_from_settings("embedder", EMBEDDERS), settings)
+    jobs = providers.Singleton(_part("jobs", JOB_QUEUES), settings)
+    embedder = providers.Singleton(_part("embedder", EMBEDDERS), settings)
     lock = providers.Singleton(DataDirectoryLock, settings.provided.data_dir)
 
     events = providers.Singleton(EventBus)
     metrics = providers.Singleton(Metrics)
-    pictures = providers.Singleton(PictureBuffer, settings.provided.upload.buffer_bytes)
+    relay = providers.Singleton(_relay, settings, events)
+    pictures = providers.Singleton(_pictures, settings, role)
     reader = providers.Singleton(_reader, settings, embedder)
+
+    fetcher = providers.Singleton(
+        UrlFetcher,
+        max_bytes=settings.provided.upload.max_bytes,
+        timeout_seconds=settings.provided.fetch.timeout_seconds,
+        max_redirects=settings.provided.fetch.max_redirects,
+        allow_private=settings.provided.fetch.allow_private,
+    )
 
     ingest = providers.Singleton(
         IngestService,
@@ -116,6 +141,16 @@ class Container(containers.DeclarativeContainer):
         events=events,
         pictures=pictures,
         max_bytes=settings.provided.upload.max_bytes,
+    )
+    direct = providers.Singleton(
+        DirectUploadService,
+        ingest=ingest,
+        objects=objects,
+        images=images,
+        reader=reader,
+        max_bytes=settings.provided.upload.max_bytes,
+        url_seconds=settings.provided.objects.presign_seconds,
+        keep_seconds=settings.provided.upload.reservation_seconds,
     )
     search = providers.Singleton(SearchService, images=images, vectors=vectors, embedder=embedder)
     lifecycle = providers.Singleton(
@@ -146,9 +181,13 @@ class Container(containers.DeclarativeContainer):
         observe=metrics.provided.observe_stage,
     )
 
+    arq_calls = providers.Factory(_arq_calls, settings=settings, runner=runner)
+    arq_options = providers.Callable(_arq_options, settings)
+
     services = providers.Singleton(
         Services,
         ingest=ingest.provider,
+        direct=direct.provider,
         search=search.provider,
         lifecycle=lifecycle.provider,
         images=images.provider,
@@ -157,67 +196,28 @@ class Container(containers.DeclarativeContainer):
         jobs=jobs.provider,
         embedder=embedder.provider,
         reader=reader.provider,
+        fetcher=fetcher.provider,
         events=events.provider,
         metrics=metrics.provider,
+        parts=role.provided.parts,
+        tells_stock=providers.Callable(lambda role: "images" in role.routes, role),
         max_upload_bytes=settings.provided.upload.max_bytes,
+        presign_seconds=settings.provided.objects.presign_seconds,
         api_keys=providers.Callable(
             lambda settings: tuple(key.get_secret_value() for key in settings.auth.keys), settings
         ),
         loopback_only=providers.Callable(lambda settings: not settings.auth.allow_open, settings),
     )
-    app = providers.Singleton(create_app, services)
-
-
-@asynccontextmanager
-async def opened(container: Container) -> AsyncIterator[None]:
-    """Every adapter open; settings and plugins that cannot be used are found before anything is touched."""
-    adapters = [container.objects(), container.images(), container.vectors(), container.jobs(), container.embedder()]
-    container.stages()
-    async with AsyncExitStack() as stack:
-        stack.enter_context(container.lock())
-        for adapter in adapters:
-            await stack.enter_async_context(adapter)
-        embedder, vectors = container.embedder(), container.vectors()
-        await vectors.open_collection(embedder.model_id, embedder.dimensions)
-        if await vectors.live() is None:
-            await vectors.set_live(embedder.model_id)
-        stack.callback(container.reader().close)
-        stack.push_async_callback(container.ingest().settle)
-        yield
-
-
-@asynccontextmanager
-async def working(container: Container) -> AsyncIterator[None]:
-    """Process images in this process until the context ends; then finish them, or hand them back."""
-    settings = container.settings()
-    runner, lifecycle = container.runner(), container.lifecycle()
-    # The lock says that no other process works here: whoever held these claims is dead.
-    suspects = await container.images().release(None)
-    await lifecycle.bury()
-
-    async def consume() -> None:
-        await runner.process_alone(suspects)
-        await container.jobs().consume(runner.process, settings.jobs.concurrency)
-
-    reconcile = lifecycle.reconcile_forever(settings.jobs.reconcile_seconds, runner.renew)
-    tasks = [asyncio.create_task(work) for work in (consume(), runner.heartbeat(), reconcile)]
-    try:
-        yield
-    finally:
-        await runner.drain(settings.jobs.drain_seconds)
-        runner.hurry()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await runner.release()
+    app = providers.Singleton(create_app, services, role.provided.routes)
 
 
 async def migrate_database(settings: Settings) -> list[str]:
     """Bring the tables up to date; return the ids of the migrations that ran."""
-    url = settings.part_url("database")
-    migrate = by_scheme("database.url", url, MIGRATIONS)
+    migrate = by_scheme("database.url", settings.part_url("database"), MIGRATIONS)
+    if not settings.embedded("database"):
+        return await migrate(settings)
     with DataDirectoryLock(settings.data_dir):
-        return await migrate(url)
+        return await migrate(settings)
 
 
 def looks_like_image(path: Path) -> bool:

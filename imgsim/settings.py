@@ -131,6 +131,9 @@ class Upload(Section):
     max_pixels: int = Field(
         100_000_000, ge=1, description="Largest picture, width times height, checked in the header before decoding."
     )
+    reservation_seconds: float = Field(
+        3600.0, gt=0, description="How long an upload announced by POST /images/presign can be completed, in seconds."
+    )
     buffer_bytes: int = Field(
         67_108_864,
         ge=0,
@@ -208,7 +211,7 @@ class Settings(BaseSettings):
         return value.expanduser()
 
     def part_url(self, part: str) -> str:
-        """The URL of ``objects``, ``database`` or ``vectors``, where empty means: in the data directory."""
+        """The URL of a part; where it is empty, that of the place in the data directory."""
         url: str = getattr(self, part).url
         if url:
             return url
@@ -218,6 +221,15 @@ class Settings(BaseSettings):
             "vectors": ("qdrant-edge", "vectors"),
         }[part]
         return f"{scheme}://{(self.data_dir.absolute() / name).as_posix()}"
+
+
+    def embedded(self, part: str) -> bool:
+        """Whether ``objects``, ``database``, ``vectors`` or ``jobs`` lives in one process alone."""
+        return self.part_url(part).partition(":")[0] in _EMBEDDED
+
+
+_EMBEDDED = ("file", "memory", "sqlite", "qdrant-edge", "qdrant-memory", "inprocess")
+"""The schemes of parts that live in one process; all others are servers, which many processes share."""
 
 
 def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

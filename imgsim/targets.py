@@ -197,7 +197,8 @@ async def open_target(settings: Settings, server: str | None, work: bool = False
             await target.check()
             yield target
         return
-    from imgsim.container import Container, opened, working  # takes its time, and a server needs it not
+    from imgsim.container import Container
+    from imgsim.running import opened, working  # takes its time, and a server needs it not
 
     container = Container(settings=settings)
     async with opened(container):

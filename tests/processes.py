@@ -17,19 +17,26 @@ _SECONDS_TO_START = 60.0
 
 
 class ImgsimServer:
-    """``imgsim serve`` on a free port, with its own data directory and log file.
+    """``imgsim serve``, or another `role`, on a free port, with its own data directory and log file.
 
     `environment` holds settings as ``IMGSIM_*`` variables. Use as a context manager; a killed
-    server is started again with ``start``.
+    server is started again with ``start``, on another port unless `port` names one.
     """
 
-    def __init__(self, data_dir: Path, environment: Mapping[str, str] | None = None, *arguments: str) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        environment: Mapping[str, str] | None = None,
+        *arguments: str,
+        role: str = "serve",
+        port: int = 0,
+    ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._environment = {
             name: value for name, value in os.environ.items() if not name.startswith("IMGSIM_")
         } | dict(environment or {})
-        self._arguments = arguments
+        self._command = [role, "--port", str(port), "--data-dir", str(data_dir), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -50,10 +57,13 @@ class ImgsimServer:
     def start(self) -> None:
         """Start, and return once it is ready. Raises RuntimeError with its log when it ends instead."""
         already_said = self.log.stat().st_size if self.log.exists() else 0
-        command = [sys.executable, "-m", "imgsim", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *self._arguments], stdout=log, stderr=log, env=self._environment, start_new_session=True
+                [sys.executable, "-m", "imgsim", *self._command],
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
             )
         deadline = time.monotonic() + _SECONDS_TO_START
         while time.monotonic() < deadline:
@@ -71,6 +81,10 @@ class ImgsimServer:
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def interrupt(self) -> None:
+        """SIGTERM, without waiting for the end."""
+        self.process.send_signal(signal.SIGTERM)
 
     def terminate(self, seconds: float = 30.0) -> int:
         """SIGTERM; returns the exit status."""

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from imgsim.adapters.batcher import usable_cores
 from imgsim.adapters.image_headers import BIG_PIXELS, check_header, check_pixels, sniff
 from imgsim.adapters.image_pixels import reduced_rgb
 from imgsim.core.errors import BrokenImage, ImgsimError, TooManyPixels, UnsupportedImage
@@ -172,10 +172,12 @@ class ImageReader:
     the model's input), `threads` None one for each core. Big decodes run one at a time, so that memory stays bounded.
     """
 
+    content_types = frozenset(_PLUGINS)
+
     def __init__(self, max_pixels: int, min_side: int, threads: int | None = None) -> None:
         self.max_pixels = max_pixels
         self.min_side = min_side
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, "imgsim-decode")
+        self._pool = ThreadPoolExecutor(threads or usable_cores(), "imgsim-decode")
         self._big = ThreadPoolExecutor(1, "imgsim-decode-big")
         _prepare_pillow(max_pixels)
 

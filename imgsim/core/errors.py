@@ -88,6 +88,30 @@ class TooManyPixels(ImgsimError):
     code = "too-many-pixels"
 
 
+class FetchFailed(ImgsimError):
+    """What is at the URL cannot be fetched."""
+
+    code = "fetch-failed"
+
+
+class NoPresignedUploads(ImgsimError):
+    """This object store has no presigned uploads; use POST /images/upload."""
+
+    code = "no-presigned-uploads"
+
+
+class NotUploaded(ImgsimError):
+    """Nothing was stored yet with the presigned request."""
+
+    code = "not-uploaded"
+
+
+class UploadMismatch(ImgsimError):
+    """What was stored is not what was announced."""
+
+    code = "upload-mismatch"
+
+
 class NotSearchable(ImgsimError):
     """The image has no vector in the index (yet)."""
 

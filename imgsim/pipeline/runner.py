@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from imgsim.core.errors import (
     ImageRejected,
     ImgsimError,
     LeaseLost,
+    Overloaded,
     RetryLater,
     TooManyPixels,
     Unavailable,
@@ -32,6 +33,8 @@ log = logging.getLogger("imgsim.pipeline")
 
 _LONGEST_WAIT = 300.0
 _SECONDS_ALONE = 5.0
+_SECONDS_BETWEEN_LOOKS = 1.0
+_MOST_LOST = 100
 _LONGEST_RETRY_LATER = 30 * 86_400.0
 _HOPELESS = (BrokenImage, TooManyPixels, UnsupportedImage)
 """Errors that lie in the bytes: another attempt would end the same way."""
@@ -58,6 +61,37 @@ Observer = Callable[[str, float, str], None]
 """Told of every run of a stage: its name, how many seconds it took, ``ok`` or an error type."""
 
 
+Note = Callable[[], Awaitable[Image]]
+"""Writes down how an attempt ended."""
+
+
+class Gate:
+    """Open unless somebody holds it shut."""
+
+    def __init__(self) -> None:
+        self._holders = 0
+        self._event = asyncio.Event()
+        self._event.set()
+
+    async def opened(self) -> None:
+        await self._event.wait()
+
+    @contextlib.contextmanager
+    def shut(self) -> Iterator[None]:
+        self._holders += 1
+        self._event.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._event.set()
+
+    def open_for_good(self) -> None:
+        """Let everybody through: the process stops, and they will see that it does."""
+        self._event.set()
+
+
 class Runner:
     def __init__(
         self,
@@ -80,19 +114,34 @@ class Runner:
         self._policy = policy
         self._observe = observe
         self._held: dict[UUID, asyncio.Task[None]] = {}
+        self._concluding: set[UUID] = set()  # their outcome is being noted: the claim may end any moment
         self._alone: set[asyncio.Task[None]] = set()
+        self._gate = Gate()
+        self._waiting: asyncio.Task[None] | None = None
+        self._unnoted: list[tuple[Image, Note]] = []
         self._draining = False
 
     async def process(self, image_ids: Sequence[UUID]) -> None:
         """Claim those of `image_ids` that can be claimed, and take each through all stages.
 
-        One image's failure is that image's alone. Cancelled, it leaves its claims to ``release``.
+        One image's failure is that image's alone. Waits while the gate is shut. Cancelled, it leaves its
+        claims to ``release``.
         """
+        await self._gate.opened()
+        if self._draining:
+            await asyncio.Event().wait()  # until cancelled: the bell is left to others
+        # A bell for what runs here already: the reconciler's, after a sleep longer than the lease.
+        await self._process([image_id for image_id in image_ids if image_id not in self._held])
+
+    async def _process(self, image_ids: Sequence[UUID], lost: bool = False) -> None:
         if self._draining:
             return
-        # A bell for what runs here already: the reconciler's, after a sleep longer than the lease.
-        fresh = [image_id for image_id in image_ids if image_id not in self._held]
-        claimed = await self._ports.images.claim(fresh, self.owner, self._policy.lease_seconds, self._stages[0].name)
+        images, policy = self._ports.images, self._policy
+        try:
+            claimed = await images.claim(image_ids, self.owner, policy.lease_seconds, self._stages[0].name, lost)
+        except Unavailable as error:
+            self._hold_back(error)
+            return
         tasks = []
         for image in claimed:
             self._events.publish(ImageEvent.of(image))
@@ -112,20 +161,61 @@ class Runner:
                 log.error("the outcome of image %s could not be noted", image.id, exc_info=outcome)
 
     def _let_go(self, image_id: UUID, task: asyncio.Task[None]) -> None:
+        self._concluding.discard(image_id)
         if self._held.get(image_id) is task:
             del self._held[image_id]
 
-    async def process_alone(self, suspects: Sequence[UUID]) -> None:
-        """Process images that were under way when a process died: one at a time, and nothing else beside.
+    async def recover(self) -> None:
+        """Process the images whose process died: one at a time, and nothing else beside.
 
         So the one that kills its process costs its neighbours no further attempt. What has not done so
         after some seconds is slow rather than deadly, and goes on beside the others.
         """
-        for image_id in suspects:
-            task = asyncio.create_task(self.process([image_id]))
+        await self._gate.opened()
+        try:
+            lost = await self._ports.images.lost(_MOST_LOST)
+        except Unavailable as error:
+            self._hold_back(error)
+            return
+        if lost:
+            with self._gate.shut():
+                await self._process_alone(lost)
+
+    async def _process_alone(self, image_ids: Sequence[UUID]) -> None:
+        if self._held:
+            await asyncio.wait(list(self._held.values()), timeout=_SECONDS_ALONE)
+        for image_id in image_ids:
+            task = asyncio.create_task(self._process([image_id], lost=True))
             self._alone.add(task)
             task.add_done_callback(self._alone.discard)
             await asyncio.wait([task], timeout=_SECONDS_ALONE)
+
+    async def recover_forever(self, every_seconds: float) -> None:
+        while True:
+            await asyncio.sleep(every_seconds)
+            try:
+                await self.recover()
+            except Exception:
+                log.exception("the images of dead processes could not be processed")
+
+    def _hold_back(self, error: Unavailable) -> None:
+        """Take no more images until every part answers: attempts that must fail help nobody."""
+        if not self._draining and (self._waiting is None or self._waiting.done()):
+            log.warning("taking no more images for now: %s", error)
+            self._waiting = asyncio.create_task(self._wait_until_well(), name="wait until well")
+
+    async def _wait_until_well(self) -> None:
+        with self._gate.shut():
+            while True:
+                while not await self._ports.answer():  # noqa: ASYNC110 (servers tell nobody that they are back)
+                    await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+                unnoted, self._unnoted = self._unnoted, []
+                for image, note in unnoted:
+                    with self._abandoning(image, note):
+                        self._events.publish(ImageEvent.of(await note()))
+                if not self._unnoted:
+                    break
+        log.info("taking images again")
 
     async def heartbeat(self) -> None:
         """Renew the leases three times in their life, until cancelled."""
@@ -146,20 +236,26 @@ class Runner:
         except Exception:  # without a heartbeat every lease of this process would run out
             log.exception("the leases could not be renewed")
             return
-        for image_id in held.keys() - alive:
+        for image_id in held.keys() - alive - self._concluding:
             log.info("the claim on image %s is gone, its attempt is stopped", image_id)
             held[image_id].cancel()
 
     async def drain(self, seconds: float) -> None:
         """Claim nothing more, and wait up to `seconds` for what runs."""
-        self._draining = True
+        self._stop_claiming()
         if self._held:
             log.info("finishing %d images", len(self._held))
             await asyncio.wait(list(self._held.values()), timeout=seconds)
 
+    def _stop_claiming(self) -> None:
+        self._draining = True
+        self._gate.open_for_good()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     def hurry(self) -> None:
         """Claim nothing more, and stop the work that ``drain`` would wait for; ``release`` hands it back."""
-        self._draining = True
+        self._stop_claiming()
         for task in list(self._held.values()):
             task.cancel()
 
@@ -196,6 +292,8 @@ class Runner:
             await self._fail(image, stage, error, error.seconds, counts=False)
         except Unavailable as error:
             await self._fail(image, stage, error, error.retry_after, counts=False)
+            if not isinstance(error, Overloaded):
+                self._hold_back(error)
         except _HOPELESS as error:
             await self._fail(image, stage, error, None)
         except Exception as error:
@@ -240,6 +338,7 @@ class Runner:
             raise RuntimeError(f"the stage raised {type(error).__name__}") from error
 
     async def _finish(self, image: Image, ctx: StageContext) -> None:
+        self._concluding.add(image.id)
         embedding = None
         if ctx.embedding is not None:
             embedding = EmbeddingInfo(self._ports.embedder.model_id, len(ctx.embedding))
@@ -256,6 +355,7 @@ class Runner:
     async def _reject(self, image: Image, results: dict[str, Any], stage: Stage, error: ImageRejected) -> None:
         features = {**results, stage.name: {"rejected": True, "reason": error.message}}
         await self._ports.vectors.delete([image.id])  # of an earlier run
+        self._concluding.add(image.id)
         done = await self._ports.images.finish(image.id, image.attempts, features, None)
         self._events.publish(ImageEvent.of(done))
 
@@ -276,15 +376,19 @@ class Runner:
         retry_at = None if wait is None else datetime.now(UTC) + timedelta(seconds=min(wait, _LONGEST_RETRY_LATER))
         level = logging.ERROR if wait is None else logging.WARNING
         log.log(level, "image %s: attempt %d failed in %s: %s", image.id, image.attempts, stage.name, error.message)
-        with self._abandoning(image):
-            failed = await self._ports.images.fail(image.id, image.attempts, error, retry_at, counts)
-            self._events.publish(ImageEvent.of(failed))
+        self._concluding.add(image.id)
+        note = partial(self._ports.images.fail, image.id, image.attempts, error, retry_at, counts)
+        with self._abandoning(image, note):
+            self._events.publish(ImageEvent.of(await note()))
 
     @contextlib.contextmanager
-    def _abandoning(self, image: Image) -> Any:
-        """What cannot be written down now is found again when the lease runs out."""
+    def _abandoning(self, image: Image, note: Note) -> Iterator[None]:
+        """What cannot be written down now is when the database is back, or found again when the lease runs out."""
         try:
             yield
+        except Unavailable as error:
+            self._unnoted.append((image, note))
+            self._hold_back(error)
         except ImgsimError as error:
             log.warning("the outcome of image %s could not be noted: %s", image.id, error)
 

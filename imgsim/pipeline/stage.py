@@ -5,8 +5,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from imgsim.core.errors import Unavailable
 from imgsim.core.models import Image, Picture, Vector, derived_prefix, original_key
-from imgsim.core.ports import Embedder, ImageRepository, ObjectStore, VectorIndex
+from imgsim.core.ports import Adapter, Embedder, ImageRepository, ObjectStore, VectorIndex
+
+_SECONDS_TO_ANSWER = 3.0
 
 
 @runtime_checkable
@@ -36,6 +39,16 @@ class Ports:
     images: ImageRepository
     vectors: VectorIndex
     embedder: Embedder
+
+    async def answer(self) -> bool:
+        """Whether all of them answer now."""
+        adapters: Sequence[Adapter] = (self.objects, self.images, self.vectors, self.embedder)
+        try:
+            async with asyncio.timeout(_SECONDS_TO_ANSWER):
+                await asyncio.gather(*(adapter.ping() for adapter in adapters))
+        except (Unavailable, TimeoutError):
+            return False
+        return True
 
 
 class StageContext:

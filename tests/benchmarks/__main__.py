@@ -8,9 +8,9 @@ import json
 import platform
 from pathlib import Path
 
-from tests.benchmarks import ingest, search
+from tests.benchmarks import ingest, search, split
 
-PARTS = {"ingest": ingest.run, "search": search.run}
+PARTS = {"ingest": ingest.run, "search": search.run, "split": split.run}
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ _HEADER = "".join(f"{name:>{width}}" for name, width in _COLUMNS)
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    print(f"\nIngest, {options.clients} clients, model efficientnet-lite0, {_cores()} cores (times in ms)\n{_HEADER}")
+    print(f"\nIngest, {options.clients} clients, model efficientnet-lite0, {cores()} cores (times in ms)\n{_HEADER}")
     rows = []
     for text in options.sizes.split(","):
         width, height = (int(side) for side in text.split("x"))
@@ -67,13 +67,13 @@ def measure(count: int, size: tuple[int, int], clients: int) -> dict[str, Any]:
         idle_acks = asyncio.run(
             send_all(server.url, [upload_request(host, photo, "idle.jpg") for photo in idle[10:]], 1)
         )
-        _wait_for_done(server, len(idle))
+        wait_for_done(server, len(idle))
         requests = [upload_request(host, photo, f"{number}.jpg") for number, photo in enumerate(photographs)]
-        watch = _Watch(server)
+        watch = ServerWatch(server)
         started, cpu = time.perf_counter(), watch.cpu_seconds()
         acks = asyncio.run(send_all(server.url, requests, clients))
         watch.note()
-        _wait_for_done(server, len(idle) + count, watch)
+        wait_for_done(server, len(idle) + count, watch)
         per_second = count / (time.perf_counter() - started)
         cpu_ms = (watch.cpu_seconds() - cpu) / count * 1e3
     return {
@@ -113,7 +113,7 @@ def measure_floor(photographs: list[bytes], batch: int) -> tuple[float, float]:
             values = np.stack(squashed).astype(np.float32) / 127.5 - 1
             session.run(["y"], {"x": np.ascontiguousarray(values.transpose(0, 3, 1, 2))})
 
-    threads = [threading.Thread(target=work) for _ in range(_cores())]
+    threads = [threading.Thread(target=work) for _ in range(cores())]
     started, cpu = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
@@ -133,7 +133,7 @@ def _squash(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC))
 
 
-class _Watch:
+class ServerWatch:
     """The server's peak memory, and the longest queue seen."""
 
     def __init__(self, server: ImgsimServer) -> None:
@@ -167,8 +167,8 @@ class _Watch:
         return states["done"]
 
 
-def _wait_for_done(server: ImgsimServer, count: int, watch: _Watch | None = None) -> None:
-    watch = watch or _Watch(server)
+def wait_for_done(server: ImgsimServer, count: int, watch: ServerWatch | None = None) -> None:
+    watch = watch or ServerWatch(server)
     while watch.note() < count:
         time.sleep(0.1)
 
@@ -177,5 +177,5 @@ def _acks(name: str, timings: Timings) -> dict[str, float]:
     return {f"{name}_p50_ms": timings.percentile(50), f"{name}_p99_ms": timings.percentile(99)}
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0))

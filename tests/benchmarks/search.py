@@ -18,8 +18,9 @@ import qdrant_edge as edge
 
 from imgsim.adapters.database.rows import row_of
 from imgsim.adapters.vectors.qdrant_edge import SEARCH
-from imgsim.container import Container, opened
+from imgsim.container import Container
 from imgsim.core.models import EmbeddingInfo, Image, ImageState, Point, new_image_id
+from imgsim.running import opened
 from imgsim.settings import load_settings
 from tests.benchmarks.load import get_request, send_all
 from tests.processes import ImgsimServer

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ from imgsim.core.errors import EmbeddingFailed, Overloaded, SettingsError, TextN
 from imgsim.core.models import Picture
 from imgsim.core.ports import Embedder
 from imgsim.settings import Embedding, Settings
+from tests.processes import ImgsimServer
 
 DATA = Path(__file__).parents[1] / "data" / "classes"
-MAKERS = ("colour", "packaged", "open_clip")
+MAKERS = ("colour", "packaged", "open_clip", "remote", "remote_open_clip")
 MODEL_CONFIG = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
@@ -51,6 +52,21 @@ def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def remote_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An embedder process with the packaged model."""
+    with ImgsimServer(tmp_path_factory.mktemp("embedder") / "data", role="embedder") as running:
+        yield running.url
+
+
+@pytest.fixture(scope="session")
+def remote_open_clip_url(tmp_path_factory: pytest.TempPathFactory, open_clip_folder: Path) -> Iterator[str]:
+    environment = {"IMGSIM_EMBEDDER__MODEL": f"local-dir:{open_clip_folder}"}
+    folder = tmp_path_factory.mktemp("open_clip_embedder") / "data"
+    with ImgsimServer(folder, environment, role="embedder") as running:
+        yield running.url
+
+
 @pytest.fixture(scope="session", params=MAKERS)
 def maker(request: pytest.FixtureRequest) -> Callable[..., Embedder]:
     """Makes one more of the same embedder, with settings of its own."""
@@ -58,6 +74,9 @@ def maker(request: pytest.FixtureRequest) -> Callable[..., Embedder]:
         return lambda **more: make("colour:", **more)
     if request.param == "packaged":
         return lambda **more: make(model="efficientnet-lite0", **more)
+    if request.param.startswith("remote"):
+        url = request.getfixturevalue(f"{request.param}_url")
+        return lambda **more: make(url, **more)
     folder = request.getfixturevalue("open_clip_folder")
     return lambda **more: make(model=f"local-dir:{folder}", **more)
 

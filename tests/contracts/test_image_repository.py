@@ -12,17 +12,21 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 
-from imgsim.core.errors import ImageNotFound, LeaseLost, WrongState
+from imgsim.core.errors import ImageNotFound, InvalidRequest, LeaseLost, WrongState
 from imgsim.core.models import (
+    Bell,
     CacheKey,
     EmbeddingInfo,
     Image,
     ImageError,
     ImageFilter,
     ImageState,
+    Reservation,
     new_image_id,
 )
 from imgsim.core.ports import ImageRepository
+from imgsim.settings import Database, Settings
+from tests.servers import PostgreSQL
 
 T = TypeVar("T")
 
@@ -31,17 +35,35 @@ MODEL = EmbeddingInfo("efficientnet-lite0@1", 1280)
 BROKEN = ImageError("embed", "stage-failed", "The stage embed failed.", 1)
 
 
-def sqlite(folder: Path) -> AbstractAsyncContextManager[ImageRepository]:
+def opened(url: str) -> AbstractAsyncContextManager[ImageRepository]:
     from imgsim.adapters.database import DATABASES
 
-    return DATABASES["sqlite"](f"sqlite://{folder}/imgsim.sqlite")
+    return DATABASES[url.partition(":")[0]](Settings(database=Database(url=url)))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ImageRepository]:
-    from imgsim.adapters.database.memory import MemoryImageRepository
+@pytest.fixture(scope="session")
+async def template(postgresql: PostgreSQL) -> str:
+    """A database with tables, to make others from."""
+    url = postgresql.new_database()
+    async with opened(url):
+        return url.rpartition("/")[2]
 
-    async with MemoryImageRepository() if request.param == "memory" else sqlite(tmp_path) as repository:
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new, empty repository lies."""
+    if request.param == "memory":
+        return "memory:"
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path}/imgsim.sqlite"
+    postgresql, name = request.getfixturevalue("postgresql"), f"images_{uuid4().hex}"
+    postgresql.execute(f"CREATE DATABASE {name} TEMPLATE {request.getfixturevalue('template')}")
+    return f"{postgresql.url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture
+async def repository(url: str) -> AsyncIterator[ImageRepository]:
+    async with opened(url) as repository:
         yield repository
 
 
@@ -82,9 +104,14 @@ async def add_many(repository: ImageRepository, count: int, **changes: Any) -> l
 
 
 async def claim(
-    repository: ImageRepository, image_id: UUID, owner: str = "one", seconds: float = LONG, stage: str = "embed"
+    repository: ImageRepository,
+    image_id: UUID,
+    owner: str = "one",
+    seconds: float = LONG,
+    stage: str = "embed",
+    lost: bool = False,
 ) -> Image:
-    (image,) = await repository.claim([image_id], owner, seconds, stage)
+    (image,) = await repository.claim([image_id], owner, seconds, stage, lost)
     return image
 
 
@@ -96,11 +123,22 @@ async def until(condition: Callable[[], Awaitable[T]], seconds: float = 10.0) ->
         return value
 
 
-async def until_due(repository: ImageRepository, image_id: UUID) -> None:
-    async def due() -> bool:
-        return image_id in await repository.due(1000)
+async def due(repository: ImageRepository, limit: int = 1000) -> list[UUID]:
+    return [bell.id for bell in await repository.due(limit)]
 
-    await until(due)
+
+async def until_due(repository: ImageRepository, image_id: UUID) -> None:
+    async def is_due() -> bool:
+        return image_id in await due(repository)
+
+    await until(is_due)
+
+
+async def until_lost(repository: ImageRepository, image_id: UUID) -> None:
+    async def is_lost() -> bool:
+        return image_id in await repository.lost(1000)
+
+    await until(is_lost)
 
 
 async def to_error(repository: ImageRepository, image_id: UUID) -> Image:
@@ -169,6 +207,25 @@ async def test_a_duplicate_tells_how_the_existing_image_stands(repository: Image
     await claim(repository, first.id)
     done = await repository.finish(first.id, 1, {"a": 1}, MODEL)
     assert await add(repository, sha256=first.sha256) == replace(done, duplicate=True)
+
+
+async def test_the_same_image_again_is_no_duplicate(repository: ImageRepository) -> None:
+    """Whoever repeats it did not hear the answer: the bytes stored under this id are not superfluous."""
+    image = await add(repository)
+    claimed = await claim(repository, image.id)
+    assert await repository.add(image) == claimed
+    with pytest.raises(WrongState):
+        await repository.add(replace(image, sha256="ab" * 32))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+async def test_what_json_does_not_have_is_refused(repository: ImageRepository, value: Any) -> None:
+    image = await add(repository)
+    with pytest.raises(InvalidRequest):
+        await add(repository, metadata={"value": value})
+    with pytest.raises(InvalidRequest):
+        await repository.update(image.id, metadata={"value": value})
+    assert await repository.get(image.id) == image
 
 
 async def test_of_twenty_uploads_of_the_same_bytes_one_wins(repository: ImageRepository) -> None:
@@ -327,7 +384,7 @@ async def test_of_twenty_racers_one_has_the_image(repository: ImageRepository) -
 async def test_an_expired_lease_goes_to_the_next_and_fences_the_first(repository: ImageRepository) -> None:
     image = await add(repository)
     await claim(repository, image.id, "one", SHORT)
-    (second,) = await until(lambda: repository.claim([image.id], "two", LONG, "embed"))
+    (second,) = await until(lambda: repository.claim([image.id], "two", LONG, "embed", lost=True))
     assert second.attempts == 2
     assert await repository.failures(image.id) == 2
     await all_lost(repository, image.id, 1)
@@ -370,10 +427,11 @@ async def test_renew_extends_and_tells_what_is_still_held(repository: ImageRepos
     mine, others = await add_many(repository, 2)
     await claim(repository, mine, "one", SHORT)
     await claim(repository, others, "two")
-    await until_due(repository, mine)
+    await until_lost(repository, mine)
     # It has run out, but nobody has taken it: a heartbeat that comes late loses nothing.
     assert await repository.renew("one", [mine, others], LONG) == {mine}
-    assert list(await repository.due(10)) == list(await repository.claim([mine], "two", LONG, "embed")) == []
+    assert list(await repository.lost(10)) == []
+    assert list(await repository.claim([mine], "two", LONG, "embed", lost=True)) == []
     await repository.advance(mine, 1, "index")
 
 
@@ -399,7 +457,7 @@ async def test_finish(repository: ImageRepository, embedding: EmbeddingInfo | No
     assert (done.features, done.embedding, done.searchable) == (features, embedding, embedding is not None)
     assert await repository.get(image.id) == done
     assert list(await repository.due(10)) == []
-    assert list(await repository.release(None)) == []
+    assert await repository.end_leases() == 0
 
 
 async def test_fail_with_a_time_waits_for_it(repository: ImageRepository) -> None:
@@ -413,7 +471,7 @@ async def test_fail_with_a_time_waits_for_it(repository: ImageRepository) -> Non
     assert await repository.get(soon) == failed
     await until_due(repository, soon)
     assert datetime.now(UTC) >= retry_at
-    assert list(await repository.due(10)) == [soon]
+    assert list(await repository.due(10)) == [Bell(soon, 1)]
     assert list(await repository.claim([later], "two", LONG, "embed")) == []
     assert (await claim(repository, soon, "two")).attempts == 2
 
@@ -444,37 +502,81 @@ async def test_release_hands_back_the_claims_of_one_owner(repository: ImageRepos
     await claim(repository, mine_expired, "one", SHORT)
     await claim(repository, theirs, "two")
     await repository.finish(finished, 1, {}, MODEL)
-    await until_due(repository, mine_expired)
+    await until_lost(repository, mine_expired)
     assert set(await repository.release("one")) == {mine, mine_expired}
     assert list(await repository.release("one")) == []
     released = await repository.get(mine)
     assert (released.state, released.stage, released.attempts) == (ImageState.PENDING, None, 1)
     assert await repository.failures(mine) == 0
     assert await repository.failures(theirs) == 1
-    assert set(await repository.due(10)) == {mine, mine_expired}
+    assert set(await due(repository)) == {mine, mine_expired}
     assert (await claim(repository, mine, "two")).attempts == 2
 
 
-async def test_release_of_all_owners_gives_no_budget_back(repository: ImageRepository) -> None:
-    first, second, never = await add_many(repository, 3)
-    await claim(repository, first, "one")
+async def test_the_claims_of_dead_owners_are_lost_at_once(repository: ImageRepository) -> None:
+    first, second, never, waits, deleted = await add_many(repository, 5)
+    await claim(repository, first, "one", stage="index")
     await claim(repository, second, "two")
-    assert set(await repository.release(None)) == {first, second}
+    await claim(repository, waits)
+    await repository.fail(waits, 1, BROKEN, datetime.now(UTC) + timedelta(hours=1))
+    await claim(repository, deleted)
+    await repository.entomb(deleted)
+    assert await repository.end_leases() == 2
+    assert set(await repository.lost(10)) == {first, second}
+    assert await due(repository) == [never]
     assert [await repository.failures(image_id) for image_id in (first, second, never)] == [1, 1, 0]
-    assert set(await repository.due(10)) == {first, second, never}
-    assert (await repository.get(never)).state is ImageState.CREATED
+    assert (await repository.get(first)).stage == "index"  # where it died
+    assert [image.id for image in await repository.tombstones(10)] == [deleted]
+    assert (await claim(repository, first, "three", lost=True)).attempts == 2
+    await all_lost(repository, first, 1)
+
+
+async def test_what_was_lost_is_claimed_only_on_purpose(repository: ImageRepository) -> None:
+    """It may be what killed its process: the next one takes it by itself."""
+    fresh, lost = await add_many(repository, 2)
+    await claim(repository, lost, "dead", SHORT)
+    await until_lost(repository, lost)
+    assert await due(repository) == [fresh]
+    assert [image.id for image in await repository.claim([fresh, lost], "one", LONG, "embed")] == [fresh]
+    assert list(await repository.lost(10)) == [lost]
+    assert list(await repository.claim([fresh], "two", LONG, "embed", lost=True)) == []
+    assert (await claim(repository, lost, "two", lost=True)).attempts == 2
+    assert list(await repository.lost(10)) == []
+
+
+async def test_of_twenty_racers_one_has_what_was_lost(repository: ImageRepository) -> None:
+    image_ids = await add_many(repository, 3)
+    await repository.claim(image_ids, "dead", LONG, "embed")
+    await repository.end_leases()
+    claims = await asyncio.gather(*(repository.claim(image_ids, f"{n}", LONG, "embed", lost=True) for n in range(20)))
+    assert sorted(image.id for claimed in claims for image in claimed) == image_ids
+    assert [(await repository.get(image_id)).attempts for image_id in image_ids] == [2, 2, 2]
+
+
+async def test_lost_is_oldest_first_up_to_a_limit(repository: ImageRepository) -> None:
+    image_ids = await add_many(repository, 3)
+    for seconds, image_id in zip((0.03, 0.02, 0.01), image_ids, strict=True):
+        await claim(repository, image_id, seconds=seconds)
+
+    async def all_of_them() -> bool:
+        return len(await repository.lost(10)) == 3
+
+    await until(all_of_them)
+    assert list(await repository.lost(2)) == list(await repository.lost(10))[:2]
+    await repository.entomb(image_ids[0])
+    assert set(await repository.lost(10)) == set(image_ids[1:])
 
 
 async def test_due_is_oldest_first_up_to_a_limit(repository: ImageRepository) -> None:
     image_ids = await add_many(repository, 5)
     await repository.mark_pending(image_ids[::2])
-    assert list(await repository.due(10)) == image_ids
-    assert list(await repository.due(2)) == image_ids[:2]
+    assert await due(repository, 10) == image_ids
+    assert await due(repository, 2) == image_ids[:2]
     await claim(repository, image_ids[0])
     await repository.entomb(image_ids[1])
     await claim(repository, image_ids[2])
     await repository.finish(image_ids[2], 1, {}, MODEL)
-    assert list(await repository.due(10)) == image_ids[3:]
+    assert await due(repository, 10) == image_ids[3:]
 
 
 async def test_bury_what_was_lost_in_its_last_attempt(repository: ImageRepository) -> None:
@@ -485,7 +587,7 @@ async def test_bury_what_was_lost_in_its_last_attempt(repository: ImageRepositor
     await repository.claim([lost, has_more, deleted], "one", SHORT, "index")
     await claim(repository, alive)
     await repository.entomb(deleted)
-    await until_due(repository, lost)
+    await until_lost(repository, lost)
     (buried,) = await until(lambda: repository.bury(2))
     assert buried.error is not None
     assert (buried.id, buried.state) == (lost, ImageState.ERROR)
@@ -493,20 +595,37 @@ async def test_bury_what_was_lost_in_its_last_attempt(repository: ImageRepositor
     assert await repository.get(lost) == buried
     assert list(await repository.bury(2)) == []
     await all_lost(repository, lost, 2)
-    await until_due(repository, has_more)
-    assert list(await repository.due(10)) == [has_more]
+    await until_lost(repository, has_more)
+    assert list(await repository.lost(10)) == [has_more]
 
 
 async def test_bury_what_killed_its_process_in_every_attempt(repository: ImageRepository) -> None:
-    """A single process releases all claims when it starts: the image that kills it must not go on for ever."""
+    """A single process ends all leases when it starts: the image that kills it must not go on for ever."""
     image = await add(repository)
-    for _ in range(2):
+    for lost in (False, True):
         assert list(await repository.bury(2)) == []
-        await claim(repository, image.id)
-        assert list(await repository.release(None)) == [image.id]
+        await claim(repository, image.id, lost=lost)
+        assert await repository.end_leases() == 1
     (buried,) = await repository.bury(2)
     assert (buried.id, buried.state) == (image.id, ImageState.ERROR)
-    assert list(await repository.due(10)) == []
+    assert list(await repository.due(10)) == list(await repository.lost(10)) == []
+
+
+async def test_bury_leaves_those_that_wait_for_their_next_attempt(repository: ImageRepository) -> None:
+    """Their budget may have been larger when they failed."""
+    image = await add(repository)
+    await claim(repository, image.id)
+    await repository.fail(image.id, 1, BROKEN, datetime.now(UTC))
+    await until_due(repository, image.id)
+    assert list(await repository.bury(1)) == []
+
+
+async def test_of_ten_processes_that_bury_one_does(repository: ImageRepository) -> None:
+    image_ids = await add_many(repository, 3)
+    await repository.claim(image_ids, "dead", LONG, "embed")
+    await repository.end_leases()
+    buried = await asyncio.gather(*(repository.bury(1) for _ in range(10)))
+    assert sorted(image.id for images in buried for image in images) == image_ids
 
 
 async def test_retry_starts_anew_and_only_from_error(repository: ImageRepository) -> None:
@@ -520,11 +639,66 @@ async def test_retry_starts_anew_and_only_from_error(repository: ImageRepository
     retried = await repository.retry(failed)
     assert (retried.state, retried.attempts) == (ImageState.PENDING, 1)
     assert await repository.failures(failed) == 0
-    assert failed in await repository.due(10)
+    assert Bell(failed, 1) in await repository.due(10)
     with pytest.raises(WrongState):
         await repository.retry(failed)
     assert (await claim(repository, failed)).attempts == 2
     assert await repository.failures(failed) == 1
+
+
+# uploads straight to the object store
+
+
+def new_reservation(**changes: Any) -> Reservation:
+    reservation = Reservation(
+        id=new_image_id(),
+        collection="default",
+        sha256="ab" * 32,
+        filename="Übung 'n' \"猫\".jpg",
+        content_type="image/jpeg",
+        bytes=2**40,
+        tags=["it's", "🐈"],
+        metadata={"nested": [1, 2.5, None, {"k'ey\"": "üä\n\t"}]},
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+    )
+    return replace(reservation, **changes)
+
+
+async def test_a_reservation_comes_back_as_it_went_in(repository: ImageRepository) -> None:
+    reservation, same_bytes = new_reservation(), new_reservation()
+    await repository.reserve(reservation)
+    await repository.reserve(reservation)
+    await repository.reserve(same_bytes)
+    assert await repository.reservation(reservation.id) == reservation
+    await repository.unreserve(reservation.id)
+    await repository.unreserve(reservation.id)
+    with pytest.raises(ImageNotFound, match=str(reservation.id)):
+        await repository.reservation(reservation.id)
+    assert await repository.reservation(same_bytes.id) == same_bytes
+
+
+async def test_a_reservation_is_no_image(repository: ImageRepository) -> None:
+    reservation = new_reservation()
+    await repository.reserve(reservation)
+    assert await repository.find(reservation.collection, reservation.sha256) is None
+    with pytest.raises(ImageNotFound):
+        await repository.get(reservation.id)
+    assert (await add(repository, id=reservation.id, sha256=reservation.sha256)).id == reservation.id
+    assert await repository.reservation(reservation.id) == reservation
+
+
+async def test_expired_reservations_are_oldest_first_up_to_a_limit(repository: ImageRepository) -> None:
+    zone = timezone(timedelta(hours=-7))
+    reservations = [
+        new_reservation(expires_at=(datetime.now(UTC) + timedelta(minutes=minutes)).astimezone(zone))
+        for minutes in (-1, -3, 1, -2)
+    ]
+    for reservation in reservations:
+        await repository.reserve(reservation)
+    oldest_first = [reservations[index].id for index in (1, 3, 0)]
+    assert list(await repository.expired_reservations(10)) == oldest_first
+    assert list(await repository.expired_reservations(2)) == oldest_first[:2]
+    assert await repository.reservation(oldest_first[0]) == reservations[1]  # until it is swept
 
 
 # delete
@@ -661,10 +835,11 @@ async def test_ping(repository: ImageRepository) -> None:
     await repository.ping()
 
 
-async def test_a_database_outlives_its_process(tmp_path: Path) -> None:
-    async with sqlite(tmp_path) as repository:
+@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+async def test_a_database_outlives_its_process(url: str) -> None:
+    async with opened(url) as repository:
         image = await add(repository, tags=["cat"])
         claimed = await claim(repository, image.id)
-    async with sqlite(tmp_path) as repository:
+    async with opened(url) as repository:
         assert await repository.get(image.id) == claimed
-        assert list(await repository.release(None)) == [image.id]
+        assert await repository.end_leases() == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import hashlib
 import io
 import os
 import sys
@@ -10,21 +11,42 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from imgsim.adapters.objects import OBJECT_STORES
 from imgsim.adapters.objects.file import FileObjectStore
 from imgsim.core.errors import InvalidRequest, ObjectNotFound, SettingsError, Unavailable
 from imgsim.core.ports import ObjectStore
+from imgsim.settings import Objects, Settings
+from tests.servers import SeaweedFS
 
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["memory", "file"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    url = {"memory": "memory:", "file": f"file://{tmp_path}/new/objects"}[request.param]
-    async with OBJECT_STORES[request.param](url) as store:
+@pytest.fixture(scope="module")
+async def s3_store(seaweedfs: SeaweedFS) -> AsyncIterator[ObjectStore]:
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in seaweedfs.environment.items():
+            patched.setenv(name, value)
+        async with opened(seaweedfs.new_bucket()) as store:
+            yield store
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, s3_store: ObjectStore) -> AsyncIterator[ObjectStore]:
+    """An empty one."""
+    if request.param == "s3":
+        yield s3_store
+        async for info in s3_store.list(""):
+            await s3_store.delete(info.key)
+        return
+    async with opened({"memory": "memory:", "file": f"file://{tmp_path}/new/objects"}[request.param]) as store:
         yield store
+
+
+def opened(url: str) -> ObjectStore:
+    return OBJECT_STORES[url.partition(":")[0]](Settings(objects=Objects(url=url)))
 
 
 @pytest.fixture
@@ -194,10 +216,18 @@ async def test_prefixes_that_begin_no_key_are_refused(store: ObjectStore, prefix
         await keys(store, prefix)
 
 
-async def test_stores_without_urls_say_none(store: ObjectStore) -> None:
+async def test_a_presigned_url_serves_and_stores_where_there_are_any(store: ObjectStore) -> None:
     await put(store, "a/b", b"x")
-    assert await store.presign_get("a/b", 60, "cat.png") is None
-    assert await store.presign_put("a/c", 60, "image/png", 5) is None
+    url = await store.presign_get("a/b", 60, "cat.png")
+    put_there = await store.presign_put("a/c", 60, "image/png", 5, hashlib.sha256(b"there").hexdigest())
+    if url is None or put_there is None:
+        assert url is put_there is None
+        return
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).content == b"x"
+        stored = await client.put(put_there.url, headers=put_there.headers, content=b"there")
+        assert stored.is_success
+    assert await read(store, "a/c") == b"there"
 
 
 async def test_ping(store: ObjectStore) -> None:
@@ -210,7 +240,7 @@ async def test_ping(store: ObjectStore) -> None:
 
 async def test_a_relative_folder_is_refused() -> None:
     with pytest.raises(SettingsError, match="absolute"):
-        OBJECT_STORES["file"]("file://objects")
+        opened("file://objects")
 
 
 async def test_objects_outlive_the_store(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""What every VectorIndex promises, on every adapter that needs no server."""
+"""What every VectorIndex promises, on every adapter; on a Qdrant server where ``IMGSIM_TEST_QDRANT_URL`` names one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from qdrant_client import QdrantClient
 
 from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, model_of
 from imgsim.core.errors import NotSearchable, Unavailable, VectorRefused
-from imgsim.core.models import Hit, Point, SearchFilter, Vector, Vectors
+from imgsim.core.models import Hit, Point, SearchFilter, Vector
+from imgsim.core.models import Vectors as Rows
 from imgsim.core.ports import VectorIndex
+from imgsim.settings import Settings, Vectors
 
 MODEL = "ViT-B-32/laion2b_s34b_b79k@1"
 OTHER = "efficientnet-lite0@1"
@@ -22,18 +26,44 @@ D = 16
 ANY = SearchFilter()
 
 
-def make(scheme: str, folder: Path) -> VectorIndex:
-    return VECTOR_INDEXES[scheme](f"{scheme}://{folder / 'vectors'}")
+EMPTY: Mapping[str, Callable[[pytest.FixtureRequest, Path], str]] = {
+    "qdrant-edge": lambda request, folder: f"qdrant-edge://{folder / 'vectors'}",
+    "qdrant-memory": lambda request, folder: "qdrant-memory:",
+    "http": lambda request, folder: emptied_qdrant(),
+    "postgresql": lambda request, folder: request.getfixturevalue("postgresql").new_database(),
+}
+"""The URL of an index without collections, by scheme."""
 
 
-@pytest.fixture(params=sorted(VECTOR_INDEXES))
+def emptied_qdrant() -> str:
+    """The server that is there for these tests, without imgsim's collections."""
+    url = os.environ.get("IMGSIM_TEST_QDRANT_URL")
+    if not url:
+        pytest.skip("IMGSIM_TEST_QDRANT_URL names no Qdrant server")
+    client = QdrantClient(url)
+    for each in client.get_collections().collections:
+        if model_of(each.name) is not None:
+            client.delete_collection(each.name)
+    client.close()
+    return url
+
+
+def make(url: str) -> VectorIndex:
+    return VECTOR_INDEXES[url.partition(":")[0]](Settings(vectors=Vectors(url=url)))
+
+
+def test_every_adapter_is_tested() -> None:
+    assert EMPTY.keys() | {"https"} == VECTOR_INDEXES.keys()
+
+
+@pytest.fixture(params=EMPTY)
 async def index(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorIndex]:
-    async with make(request.param, tmp_path) as opened:
+    async with make(EMPTY[request.param](request, tmp_path)) as opened:
         await opened.open_collection(MODEL, D)
         yield opened
 
 
-def unit(n: int, dimensions: int = D, seed: int = 0) -> Vectors:
+def unit(n: int, dimensions: int = D, seed: int = 0) -> Rows:
     rows = np.random.default_rng(seed).standard_normal((n, dimensions)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
@@ -44,7 +74,7 @@ def axis(*values: float) -> Vector:
     return np.array([*values, *[0.0] * (D - len(values))], dtype=np.float32)
 
 
-def points(vectors: Vectors, first: int = 1, collection: str = "default", tags: Sequence[str] = ()) -> list[Point]:
+def points(vectors: Rows, first: int = 1, collection: str = "default", tags: Sequence[str] = ()) -> list[Point]:
     return [Point(UUID(int=first + n), vector, collection, tags) for n, vector in enumerate(vectors)]
 
 
@@ -276,12 +306,14 @@ def same(hits: Sequence[Hit], expected: Sequence[Hit]) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_all_adapters_agree_with_a_plain_model(tmp_path: Path, seed: int) -> None:
+async def test_all_adapters_agree_with_a_plain_model(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> None:
     random, vectors = Random(seed), iter(unit(3_000, seed=seed))
     model, tags = Model(), ["a", "b", "c"]
     async with AsyncExitStack() as stack:
         indexes: Mapping[str, VectorIndex] = {
-            scheme: await stack.enter_async_context(make(scheme, tmp_path)) for scheme in VECTOR_INDEXES
+            scheme: await stack.enter_async_context(make(url(request, tmp_path)))
+            for scheme, url in EMPTY.items()
+            if scheme != "http" or "IMGSIM_TEST_QDRANT_URL" in os.environ
         }
         for index in indexes.values():
             await index.open_collection(MODEL, D)

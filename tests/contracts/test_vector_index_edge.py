@@ -16,8 +16,10 @@ import pytest
 
 from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, edge_shards
 from imgsim.core.errors import DataDirectoryInUse, InvalidRequest, SettingsError, Unavailable
-from imgsim.core.models import Point, SearchFilter, Vectors
+from imgsim.core.models import Point, SearchFilter
+from imgsim.core.models import Vectors as Rows
 from imgsim.core.ports import VectorIndex
+from imgsim.settings import Settings, Vectors
 
 MODEL = "efficientnet-lite0@1"
 ANY = SearchFilter()
@@ -28,9 +30,10 @@ from uuid import UUID
 import numpy as np
 from imgsim.adapters.vectors import VECTOR_INDEXES
 from imgsim.core.models import Point
+from imgsim.settings import Settings, Vectors
 
 async def main():
-    async with VECTOR_INDEXES["qdrant-edge"](sys.argv[1]) as index:
+    async with VECTOR_INDEXES["qdrant-edge"](Settings(vectors=Vectors(url=sys.argv[1]))) as index:
         await index.open_collection("efficientnet-lite0@1", 64)
         await index.set_live("efficientnet-lite0@1")
         async def write(first):
@@ -53,20 +56,24 @@ def url(folder: Path) -> str:
     return f"qdrant-edge://{folder / 'vectors'}"
 
 
+def at(url: str) -> VectorIndex:
+    return VECTOR_INDEXES["qdrant-edge"](Settings(vectors=Vectors(url=url)))
+
+
 @asynccontextmanager
 async def opened(folder: Path, dimensions: int = 64) -> AsyncIterator[VectorIndex]:
-    async with VECTOR_INDEXES["qdrant-edge"](url(folder)) as index:
+    async with at(url(folder)) as index:
         await index.open_collection(MODEL, dimensions)
         yield index
 
 
-def unit(n: int, dimensions: int = 64, seed: int = 0) -> Vectors:
+def unit(n: int, dimensions: int = 64, seed: int = 0) -> Rows:
     rows = np.random.default_rng(seed).standard_normal((n, dimensions)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 
 
-def points(vectors: Vectors) -> list[Point]:
+def points(vectors: Rows) -> list[Point]:
     return [Point(UUID(int=n), vector, "default", ("a",)) for n, vector in enumerate(vectors, 1)]
 
 
@@ -77,7 +84,7 @@ async def test_reopening_keeps_everything(tmp_path: Path) -> None:
         await index.delete([UUID(int=1)])
         await index.set_tags(MODEL, UUID(int=2), ["b"])
         await index.set_live(MODEL)
-    async with VECTOR_INDEXES["qdrant-edge"](url(tmp_path)) as index:
+    async with at(url(tmp_path)) as index:
         assert (await index.models(), await index.live(), await index.count(MODEL)) == ([MODEL], MODEL, 699)
         assert [hit.id.int for hit in await index.query(MODEL, rows[5], 1, SearchFilter("default", ("a",)))] == [6]
         assert [hit.id.int for hit in await index.query(MODEL, rows[5], 9, SearchFilter(None, ("b",)))] == [2]
@@ -96,7 +103,7 @@ def killed_while_writing(folder: Path) -> set[int]:
 async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     acknowledged = await asyncio.to_thread(killed_while_writing, tmp_path)
     assert len(acknowledged) >= 1_300
-    async with VECTOR_INDEXES["qdrant-edge"](url(tmp_path)) as index:
+    async with at(url(tmp_path)) as index:
         kept = {each.int async for each in index.ids(MODEL)}
         assert {n for n in acknowledged if n % 5} <= kept
         assert not {n for n in acknowledged if n % 5 == 0} & kept
@@ -123,7 +130,7 @@ async def test_a_half_made_collection_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "vectors" / collection_name(MODEL)
     (folder / "collection.json").unlink()
     shutil.rmtree(folder / "shard" / "segments")
-    async with VECTOR_INDEXES["qdrant-edge"](url(tmp_path)) as index:
+    async with at(url(tmp_path)) as index:
         assert await index.models() == []
         await index.open_collection(MODEL, 8)
         await index.upsert(MODEL, points(unit(3, 8)))
@@ -226,13 +233,13 @@ def test_neighbours_are_grouped_in_order_and_fail_alone() -> None:
 
 
 def test_urls_name_a_folder() -> None:
-    open_url = VECTOR_INDEXES["qdrant-edge"]
-    assert open_url("qdrant-edge:///abs/path").path == Path("/abs/path")  # type: ignore[attr-defined]
-    assert open_url("qdrant-edge://rel/path").path == Path("rel/path")  # type: ignore[attr-defined]
+    assert at("qdrant-edge:///abs/path").path == Path("/abs/path")  # type: ignore[attr-defined]
+    assert at("qdrant-edge://rel/path").path == Path("rel/path")  # type: ignore[attr-defined]
     with pytest.raises(SettingsError, match="qdrant-edge:///folder"):
-        open_url("qdrant-edge://")
+        at("qdrant-edge://")
 
 
 def test_the_engine_is_imported_when_it_is_chosen() -> None:
-    check = "import sys, imgsim.adapters.vectors; assert not {'qdrant_edge', 'qdrant_client'} & sys.modules.keys()"
+    drivers = "{'qdrant_edge', 'qdrant_client', 'asyncpg'}"
+    check = f"import sys, imgsim.adapters.vectors; assert not {drivers} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -6,12 +6,16 @@ The file ``STAGE=FILENAME`` holds one word of ``Saboteur.run``. Each time it is 
 
 import asyncio
 import os
+import resource
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from imgsim import hookimpl
+
+_MOST_MEMORY = 1 << 30
 
 
 class Saboteur:
@@ -31,6 +35,8 @@ class Saboteur:
         match word:
             case "exit":
                 os._exit(70)
+            case "eat":
+                _eat(limit=_MOST_MEMORY)
             case "raise":
                 raise ValueError("sabotaged")
             case "hang":
@@ -42,6 +48,14 @@ class Saboteur:
             case "long":
                 await asyncio.sleep(4)
         return None
+
+
+def _eat(limit: int) -> None:
+    """More and more memory, until the process is killed, as the kernel does in a container of `limit` bytes."""
+    hoard = []
+    while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < limit:
+        hoard.append(b"x" * (1 << 24))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _read(order: Path) -> str:

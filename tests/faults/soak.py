@@ -6,21 +6,19 @@ missing, and nothing may be there twice.
 """
 
 import argparse
-import os
 import random
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import httpx
 
+from tests.faults.clients import Clients
 from tests.faults.remains import read_remains
-from tests.faults.user import Upload, User
+from tests.faults.user import User
 from tests.faults.waiting import wait_until
 from tests.processes import ImgsimServer
 
@@ -49,56 +47,6 @@ class Outcome:
     @property
     def passed(self) -> bool:
         return not (self.lost or self.doubled)
-
-
-@dataclass
-class Clients:
-    """Upload until told to stop, each upload into a collection of its own."""
-
-    server: ImgsimServer
-    photos: Sequence[Path]
-    count: int
-    acknowledged: list[tuple[str, str, int, bytes]] = field(default_factory=list)
-    """Id, collection, which photo, and what was appended to it."""
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(self.count)
-        self._running = [self._pool.submit(self._upload_on, number) for number in range(self.count)]
-
-    def stop(self) -> None:
-        """Let every client have its answer; the server must run."""
-        self._stop.set()
-        for client in self._running:
-            client.result()
-
-    def upload(self, entry: tuple[str, str, int, bytes]) -> Upload:
-        image_id, collection, photo, tail = entry
-        return Upload(image_id, "", collection, self.photos[photo].read_bytes() + tail)
-
-    def _upload_on(self, client: int) -> None:
-        number = 0
-        user = User(self.server)
-        while not self._stop.is_set():
-            number += 1
-            photo = (client + number * self.count) % len(self.photos)
-            tail, collection = os.urandom(16), f"client-{client}-{number}"  # a decoder ignores what follows the image
-            data = self.photos[photo].read_bytes() + tail
-            image_id = self._upload(user, collection, data)
-            self.acknowledged.append((image_id, collection, photo, tail))
-
-    def _upload(self, user: User, collection: str, data: bytes) -> str:
-        """Upload until that is answered."""
-        while True:
-            try:
-                answer = user.http.post(
-                    "/images/upload", files={"file": ("photo.jpg", data)}, data={"collection": collection}
-                )
-            except httpx.TransportError:
-                continue
-            if answer.status_code in (200, 202):
-                return str(answer.json()["id"])
-            assert answer.status_code == 503, answer.text
 
 
 def run(
@@ -147,33 +95,18 @@ def _unfinished(user: User) -> float:
 
 
 def _judge(server: ImgsimServer, clients: Clients) -> Outcome:
-    def look(entry: tuple[str, str, int, bytes]) -> tuple[str, bool, int]:
-        """State, whether it is as it was sent and can be found, and how many others search takes for it."""
-        upload = clients.upload(entry)
-        answer = user.http.get(f"/images/{upload.id}")
-        if answer.status_code != 200 or answer.json()["state"] != "done":
-            return str(answer.json().get("state", "unknown")), False, 0
-        hits = user.hits(upload)
-        intact = user.http.get(f"/images/{upload.id}/file").content == upload.data
-        return (
-            "done",
-            intact and upload.id in hits,
-            len(hits) - hits.count(upload.id) + max(hits.count(upload.id) - 1, 0),
-        )
-
     user = User(server)
-    with ThreadPoolExecutor(clients.count) as looking:
-        looks = list(looking.map(look, clients.acknowledged))
+    looks = clients.look()
     vectors, done = user.vectors(), int(user.figure(r'imgsim_images\{state="done"\}'))
     assert server.terminate() == 0
     remains = read_remains(server.data_dir)
     ids = {image_id for image_id, _, _, _ in clients.acknowledged}
     return Outcome(
         acknowledged=len(clients.acknowledged),
-        done=sum(state == "done" for state, _, _ in looks),
-        error=sum(state == "error" for state, _, _ in looks),
-        lost=sum(not found for _, found, _ in looks),
-        doubled=max(vectors - done, 0) + sum(others for _, _, others in looks) + len(clients.acknowledged) - len(ids),
+        done=sum(look.state == "done" for look in looks),
+        error=sum(look.state == "error" for look in looks),
+        lost=sum(not look.intact for look in looks),
+        doubled=max(vectors - done, 0) + sum(look.others for look in looks) + len(clients.acknowledged) - len(ids),
         unacknowledged=sum(str(image_id) not in ids for image_id in remains.states),
         orphan_objects=len(remains.orphan_objects),
         orphan_vectors=len(remains.orphan_vectors),

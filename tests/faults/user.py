@@ -72,7 +72,9 @@ class User:
         image = self.wait_until_at_rest(upload)
         assert image["state"] == "done", image
         assert self.hits(upload) == [upload.id]
-        assert self.http.get(f"/images/{upload.id}/file").raise_for_status().content == upload.data
+        assert (
+            self.http.get(f"/images/{upload.id}/file", follow_redirects=True).raise_for_status().content == upload.data
+        )
 
     def assert_invisible(self, upload: Upload) -> None:
         """No way of asking shows the deleted image."""

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgsim.adapters.embedding import wire
 from tests.processes import ImgsimServer
 
 Json = dict[str, Any]
@@ -77,6 +78,44 @@ def test_many_files_give_embeddings_in_the_order_sent(
     answer = client.post("/encode", files=files(images)).json()
     assert list(answer) == ["model", "dimensions", "embeddings"]
     np.testing.assert_allclose(answer["embeddings"], expected, atol=1e-5)
+
+
+def test_the_model_describes_itself(client: httpx.Client) -> None:
+    assert client.get("/encode").raise_for_status().json() == {
+        "model": "efficientnet-lite0@1",
+        "dimensions": DIMENSIONS,
+        "preprocessing": "squash-bicubic-224@1",
+        "input_size": 224,
+        "supports_text": False,
+    }
+
+
+def test_decoded_pictures_are_embedded_as_they_are(
+    client: httpx.Client, images: list[bytes], expected: Vectors
+) -> None:
+    pictures = [np.array(Image.open(io.BytesIO(image)).convert("RGB")) for image in images[:5]]
+    headers = {"Content-Type": wire.PIXELS}
+    several = client.post("/encode", content=wire.pack(pictures), headers=headers).raise_for_status().json()
+    single = client.post("/encode", content=wire.pack(pictures[:1]), headers=headers).raise_for_status().json()
+    np.testing.assert_allclose(several["embeddings"], expected[:5], atol=2e-2)  # files are read at a smaller size
+    np.testing.assert_allclose(single["embedding"], several["embeddings"][0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"hello", 422),
+        (b"\xff" * 8, 422),
+        (b"\xff\xff\0\0" * 2 + bytes(100), 422),
+        (bytes(8), 422),
+        ((b"\1\0\0\0" * 2 + bytes(3)) * 65, 400),
+        (bytes(wire.LARGEST_BODY + 1), 413),
+    ],
+    ids=["empty", "text", "no pixels", "too few", "no sides", "65 pictures", "too large"],
+)
+def test_pixels_that_do_not_fit_are_refused(client: httpx.Client, body: bytes, status: int) -> None:
+    assert_problem(client.post("/encode", content=body, headers={"Content-Type": wire.PIXELS}), status)
 
 
 def test_more_than_64_files_are_refused(client: httpx.Client, images: list[bytes]) -> None:

@@ -1,11 +1,13 @@
 """Server-sent events over HTTP: one for each state change, in order, to everyone who listens."""
 
+import asyncio
 import io
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,16 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from litestar import Litestar
+from litestar.di import Provide
 from PIL import Image
 
+from imgsim.adapters.database.memory import MemoryImageRepository
+from imgsim.adapters.http.events import EventsController
+from imgsim.adapters.http.services import Services
 from imgsim.core.events import EventBus
-from imgsim.core.models import ImageEvent, new_image_id
+from imgsim.core.models import Image as StoredImage
+from imgsim.core.models import ImageEvent, ImageState, new_image_id
 from tests.processes import ImgsimServer, wait_until_at_rest
 
 Json = dict[str, Any]
@@ -49,9 +57,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ImgsimServer]]:
 
 
 @contextmanager
-def listening(client: httpx.Client, path: str = "/events") -> Iterator[Iterator[Json]]:
-    """The data of each event of a stream, with its name as ``event``; the stream is open when this returns."""
-    with client.stream("GET", path) as response:
+def listening(
+    client: httpx.Client, path: str = "/events", last_event_id: str | None = None
+) -> Iterator[Iterator[Json]]:
+    """The data of each event of a stream, with its name as ``event``, and its id where it has one as ``event_id``.
+
+    The stream is open when this returns.
+    """
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    with client.stream("GET", path, headers=headers) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
@@ -70,7 +84,8 @@ def _events(lines: Iterator[str]) -> Iterator[Json]:
             name, _, value = line.partition(": ")
             fields[name] = value
         elif "data" in fields:
-            yield {**json.loads(fields["data"]), "event": fields["event"]}
+            position = {"event_id": fields["id"]} if "id" in fields else {}
+            yield {**json.loads(fields["data"]), "event": fields["event"], **position}
             fields = {}
 
 
@@ -112,7 +127,7 @@ def test_the_stream_of_all_tells_every_change_of_an_image_in_order(server: Imgsi
     assert states(seen) == LIFE
     assert [event["stage"] for event in seen] == [None, None, "embed", "index", None]
     for event in seen:
-        assert list(event) == ["id", "collection", "state", "stage", "error", "at", "event"]
+        assert list(event) == ["id", "collection", "state", "stage", "error", "at", "event", "event_id"]
         assert (event["event"], event["collection"], event["error"]) == (event["state"], "events", None)
         assert event["at"].endswith("Z")
     times = [event["at"] for event in seen]
@@ -172,6 +187,33 @@ def test_an_error_is_told_with_its_reason_and_a_retry_too(start: Callable[..., I
         assert again[-1]["error"]["attempts"] == 2
 
 
+def test_who_comes_back_with_the_last_id_hears_what_it_missed(start: Callable[..., ImgsimServer]) -> None:
+    server = start()
+    with server.client() as client, server.client() as other:
+        with listening(client) as events:
+            upload(other, 30)
+            first = next(events)
+        missed = upload(other, 31)
+        wait_until_at_rest(other, missed)
+        with listening(client, last_event_id=first["event_id"]) as events:
+            assert states(until(events, missed, "done")) == LIFE
+            follows = upload(other, 32)
+            seen = until(events, follows, "done")
+            assert states(seen) == LIFE
+        with listening(client, last_event_id="1-0") as events:
+            again = until(events, follows, "done")
+            assert again == seen, "the same events under the same ids"
+        with listening(client, last_event_id=seen[-1]["event_id"]) as events:
+            assert states(until(events, upload(other, 33), "done")) == LIFE
+
+
+@pytest.mark.parametrize("last_event_id", ["nonsense", "1", "1-2-3", "$", "9" * 40 + "-0"])
+def test_an_id_that_is_none_is_a_problem(client: httpx.Client, last_event_id: str) -> None:
+    response = client.get("/events", headers={"Last-Event-ID": last_event_id})
+    assert (response.status_code, response.json()["type"]) == (400, "urn:imgsim:error:invalid-request")
+    assert "1700000000000-0" in response.json()["detail"]
+
+
 # one image
 
 
@@ -212,6 +254,95 @@ def test_the_stream_of_an_unknown_image_is_404(client: httpx.Client) -> None:
     response = client.get(f"/images/{UNKNOWN}/events")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
+
+
+# when no event comes
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgsim.adapters.http.events._SECONDS_BETWEEN_LOOKS", 0.05)
+
+
+@asynccontextmanager
+async def stream_of(images: MemoryImageRepository, bus: EventBus, path: str) -> AsyncIterator[asyncio.Task[str]]:
+    """All that a client reads from an app that has these parts, until the stream ends by itself."""
+    nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(Services))
+    services = Services(**{**nothing, "images": lambda: images, "events": lambda: bus})
+    app = Litestar([EventsController], dependencies={"services": Provide(lambda: services, sync_to_thread=False)})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x", timeout=10) as client:
+
+        async def read() -> str:
+            return (await client.get(path)).raise_for_status().text
+
+        reading = asyncio.create_task(read())
+        await until_true(lambda: bool(bus._listeners))
+        yield reading
+        await asyncio.wait_for(reading, 10)
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (conditions of any kind have no event)
+            await asyncio.sleep(0.01)
+
+
+def new_image() -> StoredImage:
+    now = datetime.now(UTC)
+    return StoredImage(
+        id=new_image_id(), collection="c", state=ImageState.CREATED, stage=None, duplicate=False, sha256="0" * 64,
+        filename="a.png", content_type="image/png", bytes=1, width=1, height=1, tags=[], metadata={}, attempts=0,
+        error=None, embedding=None, features={}, created_at=now, updated_at=now,
+    )  # fmt: skip
+
+
+def told(text: str) -> list[Json]:
+    return list(_events(iter(text.splitlines())))
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_change_that_no_event_tells_is_told_all_the_same() -> None:
+    images, bus = MemoryImageRepository(), EventBus()
+    image = await images.add(new_image())
+    async with stream_of(images, bus, f"/images/{image.id}/events") as reading:
+        (claimed,) = await images.claim([image.id], "a worker elsewhere", 30, "embed")
+        await asyncio.sleep(0.3)
+        await images.finish(image.id, claimed.attempts, {}, None)
+    assert states(told(reading.result())) == ["created", "embedding", "done"]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_delete_that_no_event_tells_is_told_all_the_same() -> None:
+    images, bus = MemoryImageRepository(), EventBus()
+    image = await images.add(new_image())
+    async with stream_of(images, bus, f"/images/{image.id}/events") as reading:
+        await images.entomb(image.id)
+    assert states(told(reading.result())) == ["created", "deleted"]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_an_event_that_comes_late_or_twice_is_not_told_again() -> None:
+    images, bus = MemoryImageRepository(), EventBus()
+    image = await images.add(new_image())
+    (pending,) = await images.mark_pending([image.id])
+    async with stream_of(images, bus, f"/images/{image.id}/events") as reading:
+        for late in (image, pending):
+            bus.publish(ImageEvent.of(late))
+        (claimed,) = await images.claim([image.id], "a worker elsewhere", 30, "embed")
+        await asyncio.sleep(0.3)  # this is read, and only then heard of
+        bus.publish(ImageEvent.of(claimed))
+        bus.publish(ImageEvent.of(await images.finish(image.id, claimed.attempts, {}, None)))
+    assert states(told(reading.result())) == ["pending", "embedding", "done"]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_quiet_stream_tells_now_and_then_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgsim.adapters.http.events._SECONDS_BETWEEN_COMMENTS", 0.2)
+    bus = EventBus()
+    async with stream_of(MemoryImageRepository(), bus, "/events") as reading:
+        await asyncio.sleep(0.8)
+        bus.close()
+    assert 2 <= reading.result().count(": still here") <= 4
 
 
 # those who stop, leave or do not read

@@ -359,7 +359,7 @@ def test_a_text_is_422_and_says_which_models_can(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x.jpg", "file:///etc/passwd", "x", ""])
-def test_urls_are_not_fetched(client: httpx.Client, url: str) -> None:
+def test_urls_that_may_not_be_fetched_are_refused(client: httpx.Client, url: str) -> None:
     assert_problem(client.post("/search", json={"url": url}), 400)
     assert_problem(client.post("/encode", json={"url": url}), 400)
 

@@ -11,8 +11,9 @@ from dependency_injector import providers
 from imgsim.adapters.database.memory import MemoryImageRepository
 from imgsim.adapters.embedding.colour import ColourEmbedder
 from imgsim.adapters.objects.memory import MemoryObjectStore
-from imgsim.container import Container, migrate_database, opened
+from imgsim.container import Container, migrate_database
 from imgsim.core.errors import ImgsimError, PluginError, SettingsError
+from imgsim.running import opened
 from imgsim.settings import Settings, load_settings
 
 MEMORY: dict[str, Any] = {

@@ -18,7 +18,7 @@ from imgsim.adapters.embedding.colour import ColourEmbedder
 from imgsim.adapters.images import ImageReader
 from imgsim.adapters.jobs.inprocess import InProcessJobQueue
 from imgsim.adapters.objects.memory import MemoryObjectStore
-from imgsim.adapters.vectors.qdrant_memory import QdrantVectorIndex
+from imgsim.adapters.vectors.qdrant import QdrantVectorIndex
 from imgsim.core.errors import (
     BrokenImage,
     EmbeddingFailed,
@@ -143,7 +143,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.images, self.objects, self.jobs = Images(), MemoryObjectStore(), InProcessJobQueue()
-        self.vectors = Vectors(AsyncQdrantClient(":memory:"), payload_indexes=False)
+        self.vectors = Vectors(AsyncQdrantClient(":memory:"))
         self.embedder = ColourEmbedder()
         self.reader = ImageReader(max_pixels=10_000, min_side=128, threads=1)
         self.events, self.pictures = EventBus(), PictureBuffer(1 << 20)

@@ -15,8 +15,8 @@ from PIL import Image as Pillow
 from qdrant_client import AsyncQdrantClient
 
 from imgsim.adapters.jobs.inprocess import InProcessJobQueue
-from imgsim.adapters.vectors.qdrant_memory import QdrantVectorIndex
-from imgsim.container import Container, opened, working
+from imgsim.adapters.vectors.qdrant import QdrantVectorIndex
+from imgsim.container import Container
 from imgsim.core.errors import (
     BrokenImage,
     ImageNotFound,
@@ -34,6 +34,7 @@ from imgsim.core.services.search import Page
 from imgsim.pipeline.stage import StageContext
 from imgsim.plugins.embed import EmbedStage
 from imgsim.plugins.index import IndexStage
+from imgsim.running import opened, working
 from imgsim.settings import load_settings
 
 EVERYWHERE = SearchFilter()
@@ -79,7 +80,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.jobs = Jobs()
-        self.vectors = Vectors(AsyncQdrantClient(":memory:"), payload_indexes=False)
+        self.vectors = Vectors(AsyncQdrantClient(":memory:"))
         self.gate = Gate()
         self.gate.opened.set()
         values = {

@@ -1,6 +1,5 @@
 """The repository on dicts: for tests. What it holds lives as long as the instance."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -9,17 +8,21 @@ from datetime import UTC, datetime
 from typing import Any, Self
 from uuid import UUID
 
+import msgspec
 import numpy as np
 
+from imgsim.adapters.database.rows import json_of
 from imgsim.core.errors import ImageNotFound, LeaseLost, WrongState
 from imgsim.core.models import (
     STATE_OF_STAGE,
+    Bell,
     CacheKey,
     EmbeddingInfo,
     Image,
     ImageError,
     ImageFilter,
     ImageState,
+    Reservation,
     Vector,
 )
 
@@ -45,8 +48,17 @@ class _Row:
         return deepcopy(self.image)
 
     @property
-    def due(self) -> bool:
+    def overdue(self) -> bool:
+        """Unfinished, and nobody is known to work on it."""
         return not self.deleted and self.due_at is not None and self.due_at <= time.time()
+
+    @property
+    def due(self) -> bool:
+        return self.overdue and self.owner is None
+
+    @property
+    def lost(self) -> bool:
+        return self.overdue and self.owner is not None
 
     @property
     def leased(self) -> bool:
@@ -65,6 +77,7 @@ class MemoryImageRepository:
 
     def __init__(self) -> None:
         self._rows: dict[UUID, _Row] = {}
+        self._reservations: dict[UUID, Reservation] = {}
         self._cache: dict[CacheKey, _CachedEmbedding] = {}
 
     async def __aenter__(self) -> Self:
@@ -78,7 +91,7 @@ class MemoryImageRepository:
 
     async def add(self, image: Image) -> Image:
         if existing := await self.find(image.collection, image.sha256):
-            return replace(existing, duplicate=True)
+            return replace(existing, duplicate=existing.id != image.id)
         if image.id in self._rows:
             raise WrongState(f"An image with the id {image.id} exists already, with other bytes or deleted.")
         kept = replace(
@@ -134,8 +147,10 @@ class MemoryImageRepository:
         rows = [row for row in self._alive(image_ids) if row.image.state is ImageState.CREATED]
         return [row.change(state=ImageState.PENDING) for row in rows]
 
-    async def claim(self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str) -> Sequence[Image]:
-        rows = [row for row in self._alive(image_ids) if row.due]
+    async def claim(
+        self, image_ids: Sequence[UUID], owner: str, lease_seconds: float, stage: str, lost: bool = False
+    ) -> Sequence[Image]:
+        rows = [row for row in self._alive(image_ids) if (row.lost if lost else row.due)]
         for row in rows:
             row.owner, row.due_at = owner, time.time() + lease_seconds
             row.failures += 1
@@ -172,24 +187,30 @@ class MemoryImageRepository:
     async def failures(self, image_id: UUID) -> int:
         return self._row(image_id).failures
 
-    async def release(self, owner: str | None) -> Sequence[UUID]:
-        rows = [row for row in self._rows.values() if row.owner is not None and owner in (None, row.owner)]
+    async def release(self, owner: str) -> Sequence[UUID]:
+        rows = [row for row in self._rows.values() if row.owner == owner]
         for row in rows:
             row.hand_back(due_at=time.time())  # of a tombstone, too: nobody works on it any more
-            row.failures -= owner is not None
-            row.change(state=ImageState.PENDING, stage=row.image.stage if owner is None else None)
+            row.failures -= 1
+            row.change(state=ImageState.PENDING, stage=None)
         return [row.image.id for row in rows if not row.deleted]
 
-    async def due(self, limit: int) -> Sequence[UUID]:
-        rows = [(row.due_at, row.image.id) for row in self._rows.values() if row.due]
-        return [image_id for _, image_id in sorted(rows)[:limit]]
+    async def end_leases(self) -> int:
+        rows = [row for row in self._rows.values() if row.owner is not None]
+        for row in rows:
+            row.due_at = time.time()
+            row.owner = None if row.deleted else row.owner
+        return sum(not row.deleted for row in rows)
+
+    async def due(self, limit: int) -> Sequence[Bell]:
+        return [Bell(row.image.id, row.image.attempts) for row in self._longest_first() if row.due][:limit]
+
+    async def lost(self, limit: int) -> Sequence[UUID]:
+        return [row.image.id for row in self._longest_first() if row.lost][:limit]
 
     async def bury(self, max_attempts: int) -> Sequence[Image]:
-        # Not only those with an owner: `release` takes it from those whose process died, and an image
-        # that kills its process must not come back with every start.
-        rows = [row for row in self._rows.values() if row.due and row.failures >= max_attempts]
         buried = []
-        for row in rows:
+        for row in [row for row in self._longest_first() if row.lost and row.failures >= max_attempts]:
             sentence = f"The process that worked on this image ended in each of {row.failures} attempts."
             error = ImageError(row.image.stage, "worker-lost", sentence, row.image.attempts)
             row.hand_back(due_at=None)
@@ -203,6 +224,24 @@ class MemoryImageRepository:
         row.failures = 0
         row.hand_back(due_at=time.time())
         return row.change(state=ImageState.PENDING, stage=None, error=None)
+
+    # uploads straight to the object store
+
+    async def reserve(self, reservation: Reservation) -> None:
+        kept = replace(reservation, tags=[*reservation.tags], metadata=_json(reservation.metadata))
+        self._reservations.setdefault(reservation.id, kept)
+
+    async def reservation(self, image_id: UUID) -> Reservation:
+        if image_id not in self._reservations:
+            raise ImageNotFound(f"No upload was announced for the id {image_id}.")
+        return deepcopy(self._reservations[image_id])
+
+    async def unreserve(self, image_id: UUID) -> None:
+        self._reservations.pop(image_id, None)
+
+    async def expired_reservations(self, limit: int) -> Sequence[UUID]:
+        expired = [(kept.expires_at, kept.id) for kept in self._reservations.values()]
+        return [image_id for expires_at, image_id in sorted(expired) if expires_at <= datetime.now(UTC)][:limit]
 
     # delete
 
@@ -248,6 +287,11 @@ class MemoryImageRepository:
         wanted = self._rows if image_ids is None else dict.fromkeys(image_ids)
         return [row for image_id in wanted if (row := self._rows.get(image_id)) and not row.deleted]
 
+    def _longest_first(self) -> Iterable[_Row]:
+        """The unfinished rows, longest due first."""
+        rows = [row for row in self._alive() if row.due_at is not None]
+        return sorted(rows, key=lambda row: (row.due_at or 0.0, row.image.id))
+
     def _row(self, image_id: UUID) -> _Row:
         row = self._rows.get(image_id)
         if row is None or row.deleted:
@@ -264,4 +308,4 @@ class MemoryImageRepository:
 
 def _json(value: Mapping[str, Any]) -> Any:
     """`value` as it comes back from a database."""
-    return json.loads(json.dumps(value))
+    return msgspec.json.decode(json_of(value))

@@ -18,19 +18,18 @@ from imgsim.core.errors import Unavailable
 
 log = logging.getLogger("imgsim.database")
 
+_LOCK = 0x696D6773696D  # "imgsim", the advisory lock that a migration holds
+_LONGEST_WAIT_SECONDS = 60
+
 # Piccolo finds the engine of migrations through a module, so one engine is migrated at a time.
 _one_at_a_time = asyncio.Lock()
 
 
 async def migrate(engine: Engine[Any]) -> list[str]:
-    """Bring the tables of `engine` up to date; return the ids of the migrations that ran."""
+    """Bring the tables of `engine` up to date, all or nothing; return the ids of the migrations that ran."""
     async with _manager(engine) as manager:
         waiting = await _waiting(manager)
-        with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints its progress
-            result = await manager.run_migrations(APP_CONFIG)
-        log.debug("piccolo: %s", said.getvalue())
-        if not result.success:
-            raise Unavailable(f"The database could not be migrated: {result.message}.")
+        await _run(manager)
         return waiting
 
 
@@ -39,11 +38,10 @@ async def migrate_if_new(engine: Engine[Any]) -> None:
     what changes people's data is never done in passing."""
     async with _manager(engine) as manager:
         waiting = await _waiting(manager)
-        ran = await Migration.get_migrations_which_ran(app_name=APP_CONFIG.app_name)
-    if waiting and ran:
-        raise Unavailable(f"The database waits for the migrations {', '.join(waiting)}: run imgsim migrate.")
-    if waiting:
-        await migrate(engine)
+        if waiting and await Migration.get_migrations_which_ran(app_name=APP_CONFIG.app_name):
+            raise Unavailable(f"The database waits for the migrations {', '.join(waiting)}: run imgsim migrate.")
+        if waiting:
+            await _run(manager)
 
 
 @contextlib.asynccontextmanager
@@ -53,8 +51,20 @@ async def _manager(engine: Engine[Any]) -> AsyncIterator[ForwardsMigrationManage
         piccolo_conf.DB = engine
         Migration._meta._db = engine
         manager = ForwardsMigrationManager(app_name=APP_CONFIG.app_name)
-        await manager.create_migration_table()
-        yield manager
+        async with engine.transaction():
+            if engine.engine_type == "postgres":  # other processes may be at it
+                await Migration.raw(f"SET LOCAL lock_timeout = '{_LONGEST_WAIT_SECONDS}s'").run()
+                await Migration.raw(f"SELECT pg_advisory_xact_lock({_LOCK})").run()
+            await manager.create_migration_table()
+            yield manager
+
+
+async def _run(manager: ForwardsMigrationManager) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints its progress
+        result = await manager.run_migrations(APP_CONFIG)
+    log.debug("piccolo: %s", said.getvalue())
+    if not result.success:
+        raise Unavailable(f"The database could not be migrated: {result.message}.")
 
 
 async def _waiting(manager: ForwardsMigrationManager) -> list[str]:

@@ -9,7 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageState
+from imgsim.core.errors import InvalidRequest
+from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageState, Reservation
 
 
 def image_of(row: Mapping[str, Any]) -> Image:
@@ -49,12 +50,12 @@ def row_of(image: Image) -> dict[str, Any]:
         "bytes": image.bytes,
         "width": image.width,
         "height": image.height,
-        "tags": json.dumps(list(image.tags)),
-        "metadata": json.dumps(image.metadata),
-        "features": json.dumps(image.features),
+        "tags": json_of(list(image.tags)),
+        "metadata": json_of(image.metadata),
+        "features": json_of(image.features),
         "model": image.embedding.model if image.embedding else None,
         "dimensions": image.embedding.dimensions if image.embedding else None,
-        "error": json.dumps(asdict(image.error)) if image.error else None,
+        "error": json_of(asdict(image.error)) if image.error else None,
         "attempts": image.attempts,
         "failures": 0,
         "owner": None,
@@ -63,6 +64,42 @@ def row_of(image: Image) -> dict[str, Any]:
         "updated_at": image.updated_at,
         "deleted_at": None,
     }
+
+
+def reservation_of(row: Mapping[str, Any]) -> Reservation:
+    return Reservation(
+        id=uuid_of(row["id"]),
+        collection=row["collection"],
+        sha256=row["sha256"],
+        filename=row["filename"],
+        content_type=row["content_type"],
+        bytes=row["bytes"],
+        tags=_json(row["tags"]),
+        metadata=_json(row["metadata"]),
+        expires_at=_datetime(row["expires_at"]),
+    )
+
+
+def row_of_reservation(reservation: Reservation) -> dict[str, Any]:
+    return {
+        "id": reservation.id,
+        "collection": reservation.collection,
+        "sha256": reservation.sha256,
+        "filename": reservation.filename,
+        "content_type": reservation.content_type,
+        "bytes": reservation.bytes,
+        "tags": json_of(list(reservation.tags)),
+        "metadata": json_of(reservation.metadata),
+        "expires_at": reservation.expires_at,
+    }
+
+
+def json_of(value: Any) -> str:
+    """``InvalidRequest`` for what JSON does not have: NaN, infinity, objects of other types."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"This cannot be stored as JSON: {error}.") from error
 
 
 # SQLite's RETURNING carries no column types, so values may come as text where SELECT gives objects.

@@ -1,18 +1,39 @@
 """What differs between the engines, as the repository sees it."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
 
 from piccolo.querystring import QueryString
 
 from imgsim.adapters.database.tables import Tables
 
-T = TypeVar("T")
 Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The SQL that not every engine has."""
+
+    lock: str = ""
+    """Ends a SELECT: locks its rows in its order, waiting for those that another transaction holds."""
+    lock_free: str = ""
+    """As `lock`, but passes over the rows that another transaction holds."""
+    arrays: bool = False
+
+    def one_of(self, values: Sequence[UUID]) -> QueryString:
+        """What follows a column that is to be one of `values`."""
+        if self.arrays:  # one statement to prepare, however many they are
+            return QueryString("= ANY({})", list(values))
+        return QueryString(f"IN ({', '.join('{}' for _ in values)})", *values)
 
 
 class Session(Protocol):
     """How one engine opens, migrates, writes and reads; translates its driver's errors."""
+
+    dialect: Dialect
 
     async def open(self) -> Tables: ...
 
@@ -22,17 +43,16 @@ class Session(Protocol):
         """Make the tables of a new database; ``Unavailable`` where an old one waits for ``imgsim migrate``."""
         ...
 
+    def now(self, plus_seconds: float = 0.0) -> datetime | QueryString:
+        """The time by a clock that all processes on this database share."""
+        ...
+
     async def execute(self, *statements: QueryString, synced: bool = True) -> Sequence[Rows]:
         """Run the statements in one transaction, maybe twice; return the rows of each once all are committed.
 
-        Not `synced`, a power cut may undo them, which costs work that is then done again, never an image.
+        Not `synced`, a power cut may undo them, which costs work that is then done again, never an image;
+        such statements end with their RETURNING list.
         """
         ...
-
-    async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """As ``execute``, for queries that depend on each other's answers."""
-        ...
-
-    async def read(self, query: Awaitable[T]) -> T: ...
 
     async def select(self, statement: QueryString) -> Rows: ...

@@ -8,10 +8,9 @@ one fsync for all of them, and each is durable when its caller hears of it.
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from contextvars import Context, ContextVar
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -70,13 +69,6 @@ class _Connection:
 
         return await self._call(transaction)
 
-    async def roll_back(self) -> None:
-        def roll_back() -> None:
-            if self._connection.in_transaction:  # a full disk has ended it already
-                self._connection.execute("ROLLBACK")
-
-        await self._call(roll_back)
-
     async def close(self) -> None:
         await self._call(self._connection.close)
         self._thread.shutdown()
@@ -91,13 +83,13 @@ class _Connection:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Statements, or an operation that makes queries of its own; and who waits for the outcome."""
+    """The statements of one caller, and who waits for their rows."""
 
-    work: Sequence[Compiled] | Callable[[], Awaitable[Any]]
-    outcome: asyncio.Future[Any]
+    statements: Sequence[Compiled]
+    outcome: asyncio.Future[list[Rows]]
     synced: bool
 
-    def resolve(self, result: Any) -> None:
+    def resolve(self, result: list[Rows]) -> None:
         if not self.outcome.done():
             self.outcome.set_result(result)
 
@@ -107,13 +99,12 @@ class _Waiting:
 
 
 class GroupCommitSQLiteEngine(SQLiteEngine):
-    """``execute`` and ``write`` return once their changes are committed; reads see what is committed."""
+    """``execute`` returns once its changes are committed; ``select`` sees what is committed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path=str(path), timeout=30)
         self._reader = _Connection("imgsim-sqlite-read")
         self._writer = _Connection("imgsim-sqlite-write")
-        self._in_write: ContextVar[bool] = ContextVar("imgsim_in_write", default=False)
         self._waiting: deque[_Waiting] = deque()
         self._commits: asyncio.Task[None] | None = None
 
@@ -133,16 +124,8 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
 
     async def execute(self, statements: Sequence[QueryString], synced: bool) -> list[Rows]:
         """Run `statements` in one transaction, and return the rows of each; `synced`: once they outlive a power cut."""
-        rows: list[Rows] = await self._write([self._compiled(statement) for statement in statements], synced)
-        return rows
-
-    async def write(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run `operation`, whose Piccolo queries depend on each other, in a transaction of its own."""
-        result: T = await self._write(operation, synced=True)
-        return result
-
-    async def _write(self, work: Sequence[Compiled] | Callable[[], Awaitable[Any]], synced: bool) -> Any:
-        waiting = _Waiting(work, asyncio.get_running_loop().create_future(), synced)
+        compiled = [self._compiled(statement) for statement in statements]
+        waiting = _Waiting(compiled, asyncio.get_running_loop().create_future(), synced)
         self._waiting.append(waiting)
         if self._commits is None or self._commits.done():
             # A fresh context: the group belongs to none of its callers.
@@ -151,59 +134,22 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
 
     async def _commit_all(self) -> None:
         while self._waiting:
-            group: list[_Waiting] = []
-            while self._waiting and len(group) < _LARGEST_GROUP and not callable(self._waiting[0].work):
-                group.append(self._waiting.popleft())
-            if group:
-                await self._commit_group(group)
-            else:
-                await self._commit_operation(self._waiting.popleft())
+            size = min(len(self._waiting), _LARGEST_GROUP)
+            await self._commit([self._waiting.popleft() for _ in range(size)])
 
-    async def _commit_group(self, group: list[_Waiting]) -> None:
+    async def _commit(self, group: list[_Waiting]) -> None:
         try:
-            statements = [waiting.work for waiting in group if not callable(waiting.work)]
+            statements = [waiting.statements for waiting in group]
             rows = await self._writer.commit(statements, any(waiting.synced for waiting in group))
         except Exception as error:
             if len(group) == 1:
                 group[0].refuse(error)
                 return
             for waiting in group:  # all was rolled back: one by one, the one at fault fails alone
-                await self._commit_group([waiting])
+                await self._commit([waiting])
         else:
             for waiting, result in zip(group, rows, strict=True):
                 waiting.resolve(result)
-
-    async def _commit_operation(self, waiting: _Waiting) -> None:
-        assert callable(waiting.work)
-        try:
-            async with self._transaction():
-                result = await waiting.work()
-        except Exception as error:
-            waiting.refuse(error)
-        else:
-            waiting.resolve(result)
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[None]:
-        await self._writer.run((_sync(True), []))
-        await self._writer.run(("BEGIN IMMEDIATE", []))
-        token = self._in_write.set(True)
-        try:
-            yield
-            await self._writer.run(("COMMIT", []))
-        except BaseException:
-            await self._writer.roll_back()
-            raise
-        finally:
-            self._in_write.reset(token)
-
-    async def run_querystring(self, querystring: QueryString, in_pool: bool = False) -> Any:
-        if self._in_write.get():
-            return await self._writer.run(self._compiled(querystring))
-        statement = self._compiled(querystring)
-        if self.current_transaction.get() is None and statement[0].lstrip()[:6].upper() == "SELECT":
-            return await self._reader.run(statement)
-        return await super().run_querystring(querystring, in_pool)  # migrations
 
     def _compiled(self, querystring: QueryString) -> Compiled:
         return querystring.compile_string(engine_type=self.engine_type)

@@ -14,7 +14,7 @@ class ImageRow(Table, tablename="image"):
     id = UUID(primary_key=True, default=None)
     collection = Varchar(length=255)
     sha256 = Varchar(length=64)
-    state = Varchar(length=16, index=True)
+    state = Varchar(length=16)
     stage = Varchar(length=255, null=True, default=None)
     filename = Text()
     content_type = Varchar(length=255)
@@ -57,13 +57,26 @@ class CachedEmbeddingRow(Table, tablename="cached_embedding"):
     orphaned_at = Timestamptz(null=True, default=None, index=True)  # since when no image has these bytes
 
 
+class ReservationRow(Table, tablename="reservation"):
+    """An upload straight to the object store that was announced and is not confirmed yet."""
+
+    id = UUID(primary_key=True, default=None)
+    collection = Varchar(length=255)
+    sha256 = Varchar(length=64)
+    filename = Text()
+    content_type = Varchar(length=255)
+    bytes = BigInt()
+    tags = JSONB()
+    metadata = JSONB()
+    expires_at = Timestamptz(index=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables bound to one engine."""
+    """The tables that Piccolo's query builder is used on, bound to one engine."""
 
     image: type[ImageRow]
-    tag: type[ImageTagRow]
-    embedding: type[CachedEmbeddingRow]
+    reservation: type[ReservationRow]
 
 
 def bind_tables(engine: Engine[Any]) -> Tables:
@@ -72,10 +85,7 @@ def bind_tables(engine: Engine[Any]) -> Tables:
     class Image(ImageRow, db=engine, tablename="image"):
         pass
 
-    class ImageTag(ImageTagRow, db=engine, tablename="image_tag"):
+    class Reservation(ReservationRow, db=engine, tablename="reservation"):
         pass
 
-    class CachedEmbedding(CachedEmbeddingRow, db=engine, tablename="cached_embedding"):
-        pass
-
-    return Tables(Image, ImageTag, CachedEmbedding)
+    return Tables(Image, Reservation)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from imgsim.core.errors import SettingsError
 from imgsim.core.ports import Embedder
-from imgsim.settings import Settings
+from imgsim.settings import Settings, mask_url
 
 PACKAGED = "efficientnet-lite0"
 """The model whose weights come with imgsim."""
@@ -34,5 +34,29 @@ def _colour(settings: Settings) -> Embedder:
     return ColourEmbedder()
 
 
-EMBEDDERS: Mapping[str, Callable[[Settings], Embedder]] = {"local": _local, "colour": _colour}
+def _remote(settings: Settings) -> Embedder:
+    import httpx
+
+    from imgsim.adapters.embedding.client import EncodeClient
+    from imgsim.adapters.embedding.remote import RemoteEmbedder
+
+    wanted = settings.embedder
+    try:
+        named = bool(httpx.URL(wanted.url).host)
+    except httpx.InvalidURL:
+        named = False
+    if not named:
+        raise SettingsError(
+            f"The setting embedder.url cannot be used: {mask_url(wanted.url)!r} names no host and port."
+        )
+    client = EncodeClient(wanted.url, wanted.api_key.get_secret_value(), wanted.timeout_seconds)
+    return RemoteEmbedder(client, wanted.batch, wanted.queue)
+
+
+EMBEDDERS: Mapping[str, Callable[[Settings], Embedder]] = {
+    "local": _local,
+    "http": _remote,
+    "https": _remote,
+    "colour": _colour,
+}
 """What ``embedder.url`` may start with, and what it makes. ``SettingsError`` for a model that is not there."""

@@ -83,11 +83,16 @@ class PackagedEmbedder:
 
 def preprocess(picture: Picture) -> NDArray[np.float32]:
     """``(1, 3, 224, 224)`` float32 in [-1, 1], as ``weights/README.md`` says: squashed, bicubic, antialiased."""
-    small = np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    small = squash(picture)
     pixels = np.empty((1, 3, SIZE, SIZE), np.float32)
     np.divide(small.transpose(2, 0, 1), np.float32(127.5), out=pixels[0])
     pixels -= 1
     return pixels
+
+
+def squash(picture: Picture) -> Picture:
+    """``(224, 224, 3)`` uint8, the first step of ``preprocess``. What comes out of it, it leaves as it is."""
+    return np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 def _open_session() -> Any:

@@ -1,11 +1,14 @@
 """The Litestar app."""
 
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.plugins.prometheus import PrometheusConfig
 
 from imgsim.adapters.http.auth import api_key_guard
-from imgsim.adapters.http.encode import encode
+from imgsim.adapters.http.encode import describe, encode
 from imgsim.adapters.http.events import EventsController
 from imgsim.adapters.http.images import ImagesController
 from imgsim.adapters.http.openapi import openapi_config
@@ -17,10 +20,17 @@ from imgsim.adapters.http.services import Services
 _MOST_ENCODED_FILES = 64
 
 
-def create_app(services: Services) -> Litestar:
-    """All routes over `services`. Opens nothing: the container has opened the adapters."""
+_ROUTES: Mapping[str, Sequence[Any]] = {
+    "images": [ImagesController, SearchController, EventsController],
+    "encode": [encode, describe],
+    "operations": [OperationsController],
+}
+
+
+def create_app(services: Services, routes: Collection[str]) -> Litestar:
+    """The groups of `routes` over `services`. Opens nothing: the container has opened the adapters."""
     return Litestar(
-        route_handlers=[ImagesController, SearchController, EventsController, OperationsController, encode],
+        route_handlers=[handler for group in sorted(routes) for handler in _ROUTES[group]],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False, use_cache=True)},
         exception_handlers=EXCEPTION_HANDLERS,
         guards=[api_key_guard(services.api_keys, services.loopback_only)],

@@ -147,13 +147,19 @@ async def read_raw(request: AnyRequest, max_bytes: int) -> AsyncIterator[BinaryI
         yield cast("BinaryIO", file)
 
 
-async def read_json(request: AnyRequest, kind: type[T]) -> T:
-    """The JSON body as `kind` (a msgspec Struct). ``InvalidRequest`` says which value does not fit."""
+async def read_bytes(request: AnyRequest, max_bytes: int, what: str) -> bytearray:
+    """The whole body, in memory. ``TooLarge`` says so of `what`."""
     body = bytearray()
     async for chunk in _chunks(request):
         body += chunk
-        if len(body) > _LARGEST_JSON:
-            raise TooLarge(f"The JSON body has more than {_LARGEST_JSON} bytes.")
+        if len(body) > max_bytes:
+            raise TooLarge(f"{what} has more than {max_bytes} bytes.")
+    return body
+
+
+async def read_json(request: AnyRequest, kind: type[T]) -> T:
+    """The JSON body as `kind` (a msgspec Struct). ``InvalidRequest`` says which value does not fit."""
+    body = await read_bytes(request, _LARGEST_JSON, "The JSON body")
     if not body:
         raise InvalidRequest("The body is empty; it must be JSON.")
     return parse_json(body, kind, "The body")

@@ -1,27 +1,40 @@
-"""``POST /encode``: the embedding service."""
+"""``/encode``: the embedding service."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
-from litestar import Response, post
+from litestar import Response, get, post
 from litestar.status_codes import HTTP_200_OK
 
+from imgsim.adapters.embedding import wire
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.bodies import AnyRequest, UploadedFile, media_type, read_form, read_json, read_raw
+from imgsim.adapters.http.bodies import AnyRequest, media_type, read_bytes, read_form, read_json, read_raw
 from imgsim.adapters.http.services import Injected, Services
 from imgsim.core.errors import ImgsimError, InvalidRequest
-from imgsim.core.models import Inspection, Picture, Vectors
+from imgsim.core.models import Picture, Vectors
 
-_MOST_FILES = 64
 _AT_ONCE = 8
-_MOST_TEXTS = 64
+
+Source = AbstractAsyncContextManager[BinaryIO]
+"""The file of one image, once it is entered."""
 
 
 class EncodeBody(msgspec.Struct, forbid_unknown_fields=True):
     text: str | list[str] | None = None
-    url: str | None = None
+    url: str | list[str] | None = None
+
+
+@get("/encode", tags=["encode"], summary="The model that computes embeddings", responses=openapi.problems(503))
+async def describe(services: Injected) -> wire.Description:
+    """Its id with the weights revision, how pictures are prepared for it, and what it can do."""
+    embedder = services.embedder()
+    return wire.Description(
+        embedder.model_id, embedder.dimensions, embedder.preprocessing, embedder.input_size, embedder.supports_text
+    )
 
 
 @post(
@@ -33,58 +46,83 @@ class EncodeBody(msgspec.Struct, forbid_unknown_fields=True):
     responses={200: openapi.answer(openapi.Encoded, "In the order sent"), **openapi.problems(413, 415, 422, 503)},
 )
 async def encode(request: AnyRequest, services: Injected) -> Response[Any]:
-    """A raw image as body, multipart with `file` (1 to 64), or JSON with `text`. Vectors have unit length.
+    """A raw image as body, multipart with `file` (1 to 64), or JSON with `text` or `url` (one, or a list of up to 64).
 
-    One gives `embedding`, several give `embeddings`, in the order sent. With
+    Vectors have unit length. One gives `embedding`, several give `embeddings`, in the order sent. With
     `Accept: application/octet-stream` the answer is raw little-endian float32, row after row.
     """
     kind = media_type(request)
     if kind == "application/json":
-        body = await read_json(request, EncodeBody)
-        if body.text is None:
-            raise InvalidRequest(
-                "This server fetches no URLs; send the image itself." if body.url else "The JSON body needs 'text'."
-            )
-        texts = [body.text] if isinstance(body.text, str) else body.text
-        if not 1 <= len(texts) <= _MOST_TEXTS:
-            raise InvalidRequest(f"One request takes 1 to {_MOST_TEXTS} texts, not {len(texts)}.")
-        return _answer(request, services, await services.embedder().embed_texts(texts), isinstance(body.text, str))
+        return await _by_json(request, services)
     if kind == "multipart/form-data":
-        async with read_form(request, services.max_upload_bytes, _MOST_FILES) as form:
+        async with read_form(request, services.max_upload_bytes, wire.MOST_ITEMS) as form:
             form.only(set())
             if not form.files:
-                raise InvalidRequest(f"The form has no file in the field 'file' (1 to {_MOST_FILES}).")
-            groups = [await _embed(services, form.files, start) for start in range(0, len(form.files), _AT_ONCE)]
-        return _answer(request, services, np.concatenate(groups), len(form.files) == 1)
+                raise InvalidRequest(f"The form has no file in the field 'file' (1 to {wire.MOST_ITEMS}).")
+            vectors = await _embed(services, [nullcontext(upload.file) for upload in form.files], "File")
+        return _answer(request, services, vectors, len(vectors) == 1)
+    if kind == wire.PIXELS:
+        pictures = wire.unpack(await read_bytes(request, wire.LARGEST_BODY, "The body"))
+        return _answer(request, services, await services.embedder().embed_images(pictures), len(pictures) == 1)
     async with read_raw(request, services.max_upload_bytes) as file:
         picture = (await services.reader().inspect(file)).picture
     return _answer(request, services, await services.embedder().embed_images([picture]), True)
 
 
-async def _embed(services: Services, files: list[UploadedFile], start: int) -> Vectors:
-    """Some of `files`: pictures are many times larger than their files, so not all are held at once."""
-    group = files[start : start + _AT_ONCE]
-    reading = (services.reader().inspect(upload.file) for upload in group)
-    found = await asyncio.gather(*reading, return_exceptions=True)  # all are over before the files close
-    pictures = [_picture(each, number, len(files)) for number, each in enumerate(found, start + 1)]
-    return await services.embedder().embed_images(pictures)
+async def _by_json(request: AnyRequest, services: Services) -> Response[Any]:
+    body = await read_json(request, EncodeBody)
+    if (body.text is None) == (body.url is None):
+        raise InvalidRequest("The JSON body needs 'text' or 'url', one of them.")
+    if body.text is not None:
+        texts = _several(body.text, "texts")
+        vectors = await services.embedder().embed_texts(texts)
+        return _answer(request, services, vectors, isinstance(body.text, str))
+    sources = [services.fetcher().fetch(url) for url in _several(body.url or "", "URLs")]
+    return _answer(request, services, await _embed(services, sources, "URL"), isinstance(body.url, str))
 
 
-def _picture(found: Inspection | BaseException, number: int, of: int) -> Picture:
-    """Raises what the reader raised, and says of which file."""
-    if isinstance(found, ImgsimError) and of > 1:
-        raise type(found)(f"File {number} of {of}: {found.message}") from found
+def _several(given: str | list[str], what: str) -> list[str]:
+    values = [given] if isinstance(given, str) else given
+    if not 1 <= len(values) <= wire.MOST_ITEMS:
+        raise InvalidRequest(f"One request takes 1 to {wire.MOST_ITEMS} {what}, not {len(values)}.")
+    return values
+
+
+async def _embed(services: Services, sources: Sequence[Source], what: str) -> Vectors:
+    """Some at a time: pictures are many times larger than their files, so not all are held at once."""
+    groups = []
+    for start in range(0, len(sources), _AT_ONCE):
+        reading = (_read(services, source) for source in sources[start : start + _AT_ONCE])
+        found = await asyncio.gather(*reading, return_exceptions=True)  # all are over before the files close
+        pictures = [_picture(each, f"{what} {n} of {len(sources)}") for n, each in enumerate(found, start + 1)]
+        groups.append(await services.embedder().embed_images(pictures))
+    return np.concatenate(groups)
+
+
+async def _read(services: Services, source: Source) -> Picture:
+    async with source as file:
+        return (await services.reader().inspect(file)).picture
+
+
+def _picture(found: Picture | BaseException, which: str) -> Picture:
+    """Raises what the reader raised, and says of which of several."""
+    if isinstance(found, ImgsimError) and not which.endswith(" 1 of 1"):
+        raise type(found)(f"{which}: {found.message}") from found
     if isinstance(found, BaseException):
         raise found
-    return found.picture
+    return found
 
 
 def _answer(request: AnyRequest, services: Services, vectors: Vectors, single: bool) -> Response[Any]:
     embedder = services.embedder()
-    headers = {"X-Imgsim-Model": embedder.model_id, "X-Imgsim-Dimensions": str(embedder.dimensions)}
-    if "application/octet-stream" in request.headers.get("accept", ""):
+    headers = {
+        wire.MODEL_HEADER: embedder.model_id,
+        wire.PREPROCESSING_HEADER: embedder.preprocessing,
+        "X-Imgsim-Dimensions": str(embedder.dimensions),
+    }
+    if wire.VECTORS in request.headers.get("accept", ""):
         raw = np.ascontiguousarray(vectors, "<f4").tobytes()
-        return Response(raw, media_type="application/octet-stream", headers=headers)
+        return Response(raw, media_type=wire.VECTORS, headers=headers)
     body: dict[str, Any] = {"model": embedder.model_id, "dimensions": embedder.dimensions}
     body |= {"embedding": vectors[0].tolist()} if single else {"embeddings": vectors.tolist()}
     return Response(body, headers=headers)

@@ -1,7 +1,8 @@
-"""``/images``: upload, read, list, change, delete, retry."""
+"""``/images``: upload, announce, read, list, change, delete, retry."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
@@ -10,7 +11,7 @@ import msgspec
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect, Stream
-from litestar.status_codes import HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
+from litestar.status_codes import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, parse_json, read_form, read_json
@@ -25,14 +26,35 @@ Tags = Annotated[
 ]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
 
-_PRESIGNED_SECONDS = 600
-
 
 class ImageChange(msgspec.Struct, forbid_unknown_fields=True):
     """What is left out stays; what is given replaces the old."""
 
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
+
+
+class AnnouncedUpload(msgspec.Struct, forbid_unknown_fields=True):
+    """The bytes that will be stored, and what ``/images/upload`` takes beside them."""
+
+    sha256: str
+    content_type: str
+    bytes: Annotated[int, msgspec.Meta(ge=1)]
+    filename: str = ""
+    collection: str = "default"
+    tags: list[str] = []
+    metadata: dict[str, Any] = {}
+
+
+class UploadRequest(msgspec.Struct):
+    """Send the bytes so, then ``POST complete``, before ``expires_at``."""
+
+    id: UUID
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    expires_at: datetime
+    complete: str
 
 
 class ImagesController(Controller):
@@ -63,6 +85,53 @@ class ImagesController(Controller):
                 [tag for tag in form.fields.get("tags", []) if tag],
                 _metadata(form.one("metadata")),
             )
+        return Response(image, status_code=200 if image.duplicate else 202, headers={"Location": f"/images/{image.id}"})
+
+    @post(
+        "/presign",
+        status_code=HTTP_201_CREATED,
+        summary="Announce an upload straight to the object store",
+        operation_class=openapi.json_body(
+            AnnouncedUpload,
+            {"sha256": "9f86…0a08", "content_type": "image/jpeg", "bytes": 183042, "filename": "cat.jpg"},
+        ),
+        responses={
+            201: openapi.answer(UploadRequest, "How to store the bytes"),
+            200: openapi.answer(Image, "The collection has these bytes already"),
+            **openapi.problems(409, 413, 415, 503),
+        },
+    )
+    async def presign(self, request: AnyRequest, services: Injected) -> Response[UploadRequest | Image]:
+        """Send the bytes to `url` by `method` with exactly `headers`; then confirm by a POST to `complete`."""
+        wanted = await read_json(request, AnnouncedUpload)
+        announced = await services.direct().announce(
+            wanted.sha256,
+            wanted.content_type,
+            wanted.bytes,
+            wanted.filename,
+            wanted.collection,
+            wanted.tags,
+            wanted.metadata,
+        )
+        if isinstance(announced, Image):
+            return Response(announced, status_code=200, headers={"Location": f"/images/{announced.id}"})
+        put = announced.put
+        complete = f"/images/{announced.id}/complete"
+        return Response(UploadRequest(announced.id, "PUT", put.url, put.headers, announced.expires_at, complete))
+
+    @post(
+        "/{image_id:uuid}/complete",
+        status_code=HTTP_202_ACCEPTED,
+        summary="Confirm an announced upload",
+        responses={
+            202: openapi.answer(Image, "Stored; it will be processed", "application/json", openapi.IMAGE),
+            200: openapi.answer(Image, "The collection has these bytes already"),
+            **openapi.problems(404, 409, 415, 422, 503),
+        },
+    )
+    async def complete(self, services: Injected, image_id: FromPath[UUID]) -> Response[Image]:
+        """Answers when what was stored is checked to be what was announced, and an image."""
+        image = await services.direct().confirm(image_id)
         return Response(image, status_code=200 if image.duplicate else 202, headers={"Location": f"/images/{image.id}"})
 
     @get("/", summary="List images", responses=openapi.problems())
@@ -121,7 +190,7 @@ class ImagesController(Controller):
         """A redirect to a presigned URL where the object store has them."""
         image = await services.images().get(image_id)
         objects = services.objects()
-        url = await objects.presign_get(original_key(image_id), _PRESIGNED_SECONDS, image.filename)
+        url = await objects.presign_get(original_key(image_id), services.presign_seconds, image.filename)
         if url is not None:
             return Redirect(url, status_code=307)
         headers = {

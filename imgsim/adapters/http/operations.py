@@ -49,11 +49,9 @@ class OperationsController(Controller):
     )
     async def metrics(self, services: Injected) -> Response[bytes]:
         figures = services.metrics()
-        for state, count in (await services.images().counts()).items():
-            figures.images.labels(state.value).set(count)
-        figures.queue.set(await services.jobs().depth())
-        for model in await services.vectors().models():
-            figures.vectors.labels(model).set(await services.vectors().count(model))
+        if services.tells_stock:
+            await figures.count(services.images(), services.vectors())
+            figures.queue.set(await services.jobs().depth())
         return Response(figures.text(), media_type="text/plain; version=0.0.4")
 
     @get("/", summary="What to do next", media_type=MediaType.HTML, include_in_schema=False)

@@ -11,11 +11,14 @@ from litestar.types import ExceptionHandlersMap
 from imgsim.core.errors import (
     BrokenImage,
     EmbeddingFailed,
+    FetchFailed,
     Forbidden,
     ImageNotFound,
     ImgsimError,
     InvalidRequest,
+    NoPresignedUploads,
     NotSearchable,
+    NotUploaded,
     ObjectNotFound,
     TextNotSupported,
     TooLarge,
@@ -23,6 +26,7 @@ from imgsim.core.errors import (
     Unauthorized,
     Unavailable,
     UnsupportedImage,
+    UploadMismatch,
     WrongState,
 )
 
@@ -36,12 +40,16 @@ STATUS_OF_ERROR: dict[type[ImgsimError], int] = {
     ObjectNotFound: 404,
     NotSearchable: 409,
     WrongState: 409,
+    NoPresignedUploads: 409,
+    NotUploaded: 409,
     TooLarge: 413,
     UnsupportedImage: 415,
     BrokenImage: 422,
     EmbeddingFailed: 422,
+    FetchFailed: 422,
     TextNotSupported: 422,
     TooManyPixels: 422,
+    UploadMismatch: 422,
     Unavailable: 503,
 }
 """The one map from error to HTTP status; children count as their parent, all others are a 500."""

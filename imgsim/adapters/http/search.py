@@ -78,7 +78,10 @@ class SearchController(Controller):
         },
     )
     async def search(self, request: AnyRequest, services: Injected) -> SearchAnswer:
-        """Multipart with `file`, the parameters as fields; or a JSON object. Without `collection`: in all."""
+        """Multipart with `file`, the parameters as fields; or a JSON object. Without `collection`: in all.
+
+        The image at a `url` is fetched from public addresses only.
+        """
         if media_type(request) == "multipart/form-data":
             return await self._by_form(request, services)
         return await self._by_body(await read_json(request, SearchBody), services)
@@ -102,7 +105,9 @@ class SearchController(Controller):
         if (body.text is not None) + (body.url is not None) + examples != 1:
             raise InvalidRequest("Search by one thing: a file (multipart), text, url, or positive and negative images.")
         if body.url is not None:
-            raise InvalidRequest("This server fetches no URLs; send the image as the multipart field 'file'.")
+            async with services.fetcher().fetch(body.url) as file:
+                found = await services.reader().inspect(file)
+            return await services.search().by_picture(found.picture, body.page, body.where)
         if body.text is not None:
             return await services.search().by_text(body.text, body.page, body.where)
         return await services.search().by_examples(body.positive, body.negative, body.page, body.where)

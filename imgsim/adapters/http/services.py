@@ -1,14 +1,15 @@
 """What the handlers need, as the container gives it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from litestar.di import NamedDependency
 
+from imgsim.adapters.fetch import UrlFetcher
 from imgsim.adapters.http.metrics import Metrics
 from imgsim.core.events import EventBus
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, JobQueue, ObjectStore, VectorIndex
-from imgsim.core.services import ImageReader, IngestService, LifecycleService, SearchService
+from imgsim.core.services import DirectUploadService, ImageReader, IngestService, LifecycleService, SearchService
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Services:
     """Callables: some parts can only be built when others are open (the reader asks the model for its size)."""
 
     ingest: Callable[[], IngestService]
+    direct: Callable[[], DirectUploadService]
     search: Callable[[], SearchService]
     lifecycle: Callable[[], LifecycleService]
     images: Callable[[], ImageRepository]
@@ -24,22 +26,29 @@ class Services:
     jobs: Callable[[], JobQueue]
     embedder: Callable[[], Embedder]
     reader: Callable[[], ImageReader]
+    fetcher: Callable[[], UrlFetcher]
     events: Callable[[], EventBus]
     metrics: Callable[[], Metrics]
+    parts: Sequence[str]
+    """The adapters that this process has open, by name."""
+    tells_stock: bool
+    """Whether ``/metrics`` tells what all processes share: images, vectors and bells. One role does."""
     max_upload_bytes: int
+    presign_seconds: int
     api_keys: tuple[str, ...]
     loopback_only: bool
     """Whether a server without keys answers to names of loopback only."""
 
     def adapters(self) -> Mapping[str, Adapter]:
         """The parts that ``/ready`` asks, by name."""
-        return {
-            "database": self.images(),
-            "objects": self.objects(),
-            "vectors": self.vectors(),
-            "jobs": self.jobs(),
-            "embedder": self.embedder(),
+        makers: Mapping[str, Callable[[], Adapter]] = {
+            "database": self.images,
+            "objects": self.objects,
+            "vectors": self.vectors,
+            "jobs": self.jobs,
+            "embedder": self.embedder,
         }
+        return {name: makers[name]() for name in self.parts}
 
 
 Injected = NamedDependency[Services]

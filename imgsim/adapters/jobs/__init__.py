@@ -12,5 +12,11 @@ def _inprocess(settings: Settings) -> JobQueue:
     return InProcessJobQueue()
 
 
-JOB_QUEUES: Mapping[str, Callable[[Settings], JobQueue]] = {"inprocess": _inprocess}
+def _redis(settings: Settings) -> JobQueue:
+    from imgsim.adapters.jobs.arq_queue import ArqJobQueue
+
+    return ArqJobQueue(settings.jobs.url, settings.jobs.lease_seconds)
+
+
+JOB_QUEUES: Mapping[str, Callable[[Settings], JobQueue]] = {"inprocess": _inprocess, "redis": _redis, "rediss": _redis}
 """What makes the queue that the settings describe, by the scheme of ``jobs.url``."""

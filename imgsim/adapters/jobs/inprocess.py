@@ -7,6 +7,8 @@ from itertools import islice
 from typing import Self
 from uuid import UUID
 
+from imgsim.core.models import Bell
+
 logger = logging.getLogger(__name__)
 
 Handle = Callable[[Sequence[UUID]], Awaitable[None]]
@@ -39,10 +41,10 @@ class InProcessJobQueue:
     async def ping(self) -> None:
         """Always there."""
 
-    async def enqueue(self, image_ids: Sequence[UUID]) -> None:
+    async def enqueue(self, bells: Sequence[Bell]) -> None:
         # The caller may be inside a transaction, which lives in its context: wake the consumers, whose
         # own context their tasks get, and start nothing here.
-        for image_id in image_ids:
+        for image_id, _ in bells:
             if len(self._bells) < self._max_bells:
                 self._bells[image_id] = None
             elif image_id not in self._bells and not self._overflowing:

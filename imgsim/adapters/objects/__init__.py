@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imgsim.core.errors import InvalidRequest, SettingsError
 from imgsim.core.ports import ObjectStore
+from imgsim.settings import Settings
 
 CHUNK_BYTES = 1 << 20
 """The most that one chunk of a get holds, and that a put reads at a time."""
@@ -44,20 +45,29 @@ def check_range(start: int, length: int | None) -> None:
         raise InvalidRequest(f"A range of {length} bytes from offset {start} cannot be read.")
 
 
-def _file(url: str) -> ObjectStore:
+def _file(settings: Settings) -> ObjectStore:
     from imgsim.adapters.objects.file import FileObjectStore
 
-    root = Path(url.removeprefix("file://"))
+    url = settings.part_url("objects")
+    root = Path(url.removeprefix("file://"))  # as it stands, not percent-decoded
     if not root.is_absolute():
         raise SettingsError(f"The setting objects.url must be file:///absolute/folder (got {url!r}).")
     return FileObjectStore(root)
 
 
-def _memory(url: str) -> ObjectStore:
+def _memory(settings: Settings) -> ObjectStore:
     from imgsim.adapters.objects.memory import MemoryObjectStore
 
     return MemoryObjectStore()
 
 
-OBJECT_STORES: Mapping[str, Callable[[str], ObjectStore]] = {"file": _file, "memory": _memory}
-"""What makes a store of a whole URL, by its scheme. A path is taken as it stands, not percent-decoded."""
+def _s3(settings: Settings) -> ObjectStore:
+    from imgsim.adapters.objects.s3 import S3ObjectStore
+    from imgsim.adapters.objects.s3_location import S3Location, check_endpoint
+
+    location = S3Location.parse(settings.part_url("objects"))
+    return S3ObjectStore(location, check_endpoint("objects.public_endpoint", settings.objects.public_endpoint))
+
+
+OBJECT_STORES: Mapping[str, Callable[[Settings], ObjectStore]] = {"file": _file, "s3": _s3, "memory": _memory}
+"""What makes the store that the settings describe, by the scheme of ``objects.url``."""

@@ -15,8 +15,9 @@ from uuid import uuid4
 import portalocker
 
 from imgsim.adapters.objects import CHUNK_BYTES, TEMPORARY, check_key, check_prefix, check_range, is_key
+from imgsim.adapters.objects.threads import finished
 from imgsim.core.errors import InvalidRequest, ObjectNotFound, Unavailable
-from imgsim.core.models import ObjectInfo
+from imgsim.core.models import ObjectInfo, PresignedPut
 
 T = TypeVar("T")
 
@@ -73,7 +74,9 @@ class FileObjectStore:
     async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
         return None
 
-    async def presign_put(self, key: str, seconds: int, content_type: str, size: int) -> str | None:
+    async def presign_put(
+        self, key: str, seconds: int, content_type: str, size: int, sha256: str
+    ) -> PresignedPut | None:
         return None
 
     async def delete(self, key: str) -> None:
@@ -97,13 +100,8 @@ class FileObjectStore:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run `function` in the pool; ``Unavailable`` for its ``OSError``."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
         try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # The caller closes its source next: the thread must have left it by then.
-            await asyncio.wait([future])
-            raise
+            return await finished(asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments))
         except OSError as error:
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
             raise Unavailable(f"The object store in {self._root} cannot be used: {reason}.") from error

@@ -6,7 +6,7 @@ from typing import BinaryIO, Self
 
 from imgsim.adapters.objects import CHUNK_BYTES, check_key, check_prefix, check_range
 from imgsim.core.errors import ObjectNotFound
-from imgsim.core.models import ObjectInfo
+from imgsim.core.models import ObjectInfo, PresignedPut
 
 
 class MemoryObjectStore:
@@ -44,7 +44,9 @@ class MemoryObjectStore:
     async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
         return None
 
-    async def presign_put(self, key: str, seconds: int, content_type: str, size: int) -> str | None:
+    async def presign_put(
+        self, key: str, seconds: int, content_type: str, size: int, sha256: str
+    ) -> PresignedPut | None:
         return None
 
     async def delete(self, key: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from imgsim.core.errors import NotSearchable, SettingsError, VectorRefused
 from imgsim.core.models import Hit, Vector
 from imgsim.core.ports import VectorIndex
+from imgsim.settings import Settings
 
 T = TypeVar("T")
 
@@ -64,21 +65,42 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _edge(url: str) -> VectorIndex:
+def _edge(settings: Settings) -> VectorIndex:
     from imgsim.adapters.vectors.qdrant_edge import QdrantEdgeVectorIndex
 
+    url = settings.part_url("vectors")
     folder = url.removeprefix("qdrant-edge:").removeprefix("//")
     if not folder:
         raise SettingsError(f"The setting vectors.url must name a folder: qdrant-edge:///folder (got {url!r}).")
     return QdrantEdgeVectorIndex(Path(folder))
 
 
-def _memory(url: str) -> VectorIndex:
+def _memory(settings: Settings) -> VectorIndex:
     from imgsim.adapters.vectors.qdrant_memory import qdrant_memory_vector_index
 
     return qdrant_memory_vector_index()
 
 
-VECTOR_INDEXES: Mapping[str, Callable[[str], VectorIndex]] = {"qdrant-edge": _edge, "qdrant-memory": _memory}
-"""What opens the whole URL of each scheme: ``qdrant-edge:///absolute/folder`` or ``qdrant-edge://relative/folder``,
-taken as it stands, without percent-decoding; and ``qdrant-memory:``."""
+def _server(settings: Settings) -> VectorIndex:
+    from imgsim.adapters.vectors.qdrant_server import qdrant_server_vector_index
+
+    return qdrant_server_vector_index(settings)
+
+
+def _pgvector(settings: Settings) -> VectorIndex:
+    from imgsim.adapters.vectors.pgvector import PgvectorVectorIndex
+
+    database = settings.database
+    return PgvectorVectorIndex(settings.part_url("vectors"), database.pool_min, database.pool_max)
+
+
+VECTOR_INDEXES: Mapping[str, Callable[[Settings], VectorIndex]] = {
+    "qdrant-edge": _edge,
+    "http": _server,
+    "https": _server,
+    "postgresql": _pgvector,
+    "qdrant-memory": _memory,
+}
+"""What makes the index that the settings describe, by the scheme of ``vectors.url``: ``qdrant-edge:///absolute/folder``
+or ``qdrant-edge://relative/folder`` (taken as it stands, without percent-decoding), ``http(s)://qdrant:6333``,
+``postgresql://user:password@host/name``, and ``qdrant-memory:``."""

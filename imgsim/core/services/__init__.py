@@ -1,7 +1,8 @@
 """What imgsim does for its callers: take images in, search them, look after them."""
 
+from imgsim.core.services.direct import Announced, DirectUploadService
 from imgsim.core.services.ingest import ImageReader, IngestService
 from imgsim.core.services.lifecycle import LifecycleService
 from imgsim.core.services.search import SearchService
 
-__all__ = ["ImageReader", "IngestService", "LifecycleService", "SearchService"]
+__all__ = ["Announced", "DirectUploadService", "ImageReader", "IngestService", "LifecycleService", "SearchService"]

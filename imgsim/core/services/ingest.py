@@ -1,11 +1,12 @@
 """From an upload to a durable row and a ringing bell."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
@@ -13,13 +14,14 @@ from uuid import UUID
 
 from imgsim.core.errors import ImgsimError, InvalidRequest, TooLarge, Unavailable
 from imgsim.core.events import EventBus
-from imgsim.core.models import Image, ImageEvent, ImageState, Inspection, Picture, new_image_id, original_key
+from imgsim.core.models import Bell, Image, ImageEvent, ImageState, Inspection, Picture, new_image_id, original_key
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore
 
 log = logging.getLogger("imgsim.ingest")
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_TAGS, _LONGEST_TAG, _LONGEST_FILENAME = 100, 255, 255
 _LONGEST_WAIT_FOR_ROOM = 0.25  # seconds that an upload is slowed down at most while the pipeline is behind
 _LARGEST_METADATA, _DEEPEST_METADATA = 65_536, 32
@@ -27,6 +29,11 @@ _LARGEST_METADATA, _DEEPEST_METADATA = 65_536, 32
 
 class ImageReader(Protocol):
     """Reads hostile bytes off the event loop. All raise ``UnsupportedImage``, ``BrokenImage``, ``TooManyPixels``."""
+
+    @property
+    def content_types(self) -> Collection[str]:
+        """The types that are read, as in ``image/jpeg``."""
+        ...
 
     async def sha256(self, file: BinaryIO) -> str:
         """Hex digest of the whole file."""
@@ -88,45 +95,37 @@ class IngestService:
             return replace(existing, duplicate=True)
         await self._pictures.wait_for_room(_LONGEST_WAIT_FOR_ROOM)
         found = await self._reader.inspect(file)
-        now = datetime.now(UTC)
-        image = Image(
-            id=new_image_id(),
-            collection=collection,
-            state=ImageState.CREATED,
-            stage=None,
-            duplicate=False,
-            sha256=sha256,
-            filename=valid_filename(filename),
-            content_type=found.content_type,
-            bytes=size,
-            width=found.width,
-            height=found.height,
-            tags=tags,
-            metadata=metadata,
-            attempts=0,
-            error=None,
-            embedding=None,
-            features={},
-            created_at=now,
-            updated_at=now,
+        image = new_image(
+            new_image_id(), sha256, size, found, collection=collection, filename=filename, tags=tags, metadata=metadata
         )
         await self._objects.put(original_key(image.id), file, image.content_type)
+        return await self.accept(image, found.picture)
+
+    async def accept(self, image: Image, picture: Picture) -> Image:
+        """Add and queue `image`, whose bytes are stored already; where its collection has them, remove
+        them again and return the existing image."""
         try:
             stored = await self._images.add(image)
         except Unavailable:
-            await self._objects.delete(original_key(image.id))  # nobody will ask for it
+            await self._take_back(image)
             raise
         if stored.duplicate:  # somebody was faster
             await self._objects.delete(original_key(image.id))
             return stored
-        self._pictures.put(image.id, found.picture)
+        self._pictures.put(image.id, picture)
         self._events.publish(ImageEvent.of(image))
         await self._ring(image)
         return image
 
+    async def _take_back(self, image: Image) -> None:
+        """Remove the bytes of a row that could not be added, unless it was after all, and only its answer was lost."""
+        with contextlib.suppress(Unavailable):
+            if not await self._images.get_many([image.id]):
+                await self._objects.delete(original_key(image.id))
+
     async def _ring(self, image: Image) -> None:
         try:
-            await self._jobs.enqueue([image.id])
+            await self._jobs.enqueue([Bell(image.id, image.attempts)])
         except Unavailable as error:
             log.warning("image %s stays created until the queue returns: %s", image.id, error)
             return
@@ -150,6 +149,42 @@ class IngestService:
             await self._marking
 
 
+def new_image(
+    image_id: UUID,
+    sha256: str,
+    size: int,
+    found: Inspection,
+    *,
+    collection: str,
+    filename: str,
+    tags: Sequence[str],
+    metadata: Mapping[str, Any],
+) -> Image:
+    """An image that has just come in, as the reader found it."""
+    now = datetime.now(UTC)
+    return Image(
+        id=image_id,
+        collection=collection,
+        state=ImageState.CREATED,
+        stage=None,
+        duplicate=False,
+        sha256=sha256,
+        filename=valid_filename(filename),
+        content_type=found.content_type,
+        bytes=size,
+        width=found.width,
+        height=found.height,
+        tags=tags,
+        metadata=metadata,
+        attempts=0,
+        error=None,
+        embedding=None,
+        features={},
+        created_at=now,
+        updated_at=now,
+    )
+
+
 def valid_collection(name: str) -> str:
     if not _COLLECTION.fullmatch(name):
         raise InvalidRequest(
@@ -157,6 +192,12 @@ def valid_collection(name: str) -> str:
             "the first a letter or digit."
         )
     return name
+
+
+def valid_sha256(text: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise InvalidRequest(f"{text[:80]!r} is no SHA-256: 64 digits, 0 to 9 and a to f.")
+    return text
 
 
 def valid_tags(tags: Sequence[str]) -> list[str]:

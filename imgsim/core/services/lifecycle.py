@@ -10,15 +10,15 @@ from uuid import UUID
 
 from imgsim.core.errors import ImgsimError
 from imgsim.core.events import EventBus
-from imgsim.core.models import Image, ImageEvent, ImageState, derived_prefix, original_key
+from imgsim.core.models import Bell, Image, ImageEvent, ImageState, derived_prefix, original_key
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore, VectorIndex
 from imgsim.core.services.ingest import valid_metadata, valid_tags
 
 log = logging.getLogger("imgsim.lifecycle")
 
-# Bells that one look rings at most; the next look rings the rest.
-_MOST_BELLS = 2000
+# What one look does at most of each kind; the next look does the rest.
+_MOST_AT_ONCE = 2000
 
 
 class LifecycleService:
@@ -67,7 +67,7 @@ class LifecycleService:
         """From ``error`` back to ``pending``. Raises ``ImageNotFound``, ``WrongState``."""
         image = await self._images.retry(image_id)
         self._events.publish(ImageEvent.of(image))
-        await self._ring([image.id])
+        await self._ring([Bell(image.id, image.attempts)])
         return image
 
     async def delete(self, image_id: UUID) -> None:
@@ -99,19 +99,33 @@ class LifecycleService:
             await self._images.sweep_cache(0)
 
     async def reconcile(self) -> int:
-        """One look: bury, ring, finish deletes, sweep the cache. Returns how many bells it rang."""
-        await self.bury()
-        due = await self._images.due(_MOST_BELLS)
-        if due:
-            await self._ring(due)
-        for image in await self._images.tombstones(_MOST_BELLS):
+        """One look: ring, finish deletes, sweep abandoned uploads and the cache. Returns how many bells it rang."""
+        rung = await self._ring_again()
+        for image in await self._images.tombstones(_MOST_AT_ONCE):
             try:
                 await self._erase(image)
                 await self._purge(image)
             except ImgsimError as error:  # one that cannot be removed now is no reason to leave the others
                 log.warning("what remains of the deleted image %s cannot be removed yet: %s", image.id, error)
+        for image_id in await self._images.expired_reservations(_MOST_AT_ONCE):
+            await self._abandon(image_id)
         await self._images.sweep_cache(self._cache_keep_seconds)
-        return len(due)
+        return rung
+
+    async def _ring_again(self) -> int:
+        """Ring for what is due, unless so many bells ring already that none of them can be told to be lost."""
+        if await self._jobs.depth() >= _MOST_AT_ONCE:
+            return 0
+        bells = await self._images.due(_MOST_AT_ONCE)
+        if bells:
+            await self._ring(bells)
+        return len(bells)
+
+    async def _abandon(self, image_id: UUID) -> None:
+        """Remove what was uploaded straight to the store and never confirmed."""
+        if not await self._images.get_many([image_id]):
+            await self._objects.delete(original_key(image_id))
+        await self._images.unreserve(image_id)
 
     async def bury(self) -> None:
         """Lay those to rest whose last allowed attempt ended with its process."""
@@ -124,6 +138,7 @@ class LifecycleService:
         while True:
             try:
                 await renew()
+                await self.bury()
                 await self.reconcile()
             except ImgsimError as error:
                 log.warning("reconciling failed, trying again in %g s: %s", every_seconds, error)
@@ -131,7 +146,7 @@ class LifecycleService:
                 log.exception("reconciling failed, trying again in %g s", every_seconds)
             await asyncio.sleep(every_seconds)
 
-    async def _ring(self, image_ids: Sequence[UUID]) -> None:
-        await self._jobs.enqueue(image_ids)
-        for image in await self._images.mark_pending(image_ids):
+    async def _ring(self, bells: Sequence[Bell]) -> None:
+        await self._jobs.enqueue(bells)
+        for image in await self._images.mark_pending([bell.id for bell in bells]):
             self._events.publish(ImageEvent.of(image))

@@ -1,0 +1,127 @@
+"""Opens what a container holds, works, and closes it again."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+from imgsim.container import Container
+from imgsim.core.errors import Unavailable
+from imgsim.core.ports import Adapter
+from imgsim.roles import STORAGE, STORE
+from imgsim.settings import Settings
+from imgsim.transfer import Storage
+
+log = logging.getLogger("imgsim.running")
+
+_SECONDS_BETWEEN_ATTEMPTS = 1.0
+
+
+@asynccontextmanager
+async def opened(container: Container, patient: bool = False) -> AsyncIterator[None]:
+    """Every part of the container's role open; settings and plugins that cannot be used are found before.
+
+    `patient` waits for servers that do not answer yet, otherwise they raise ``Unavailable``.
+    """
+    settings, role = container.settings(), container.role()
+    role.check(settings)
+    adapters = {part: _adapter(container, part) for part in role.parts}
+    if role.works:
+        container.stages()
+    async with AsyncExitStack() as stack:
+        if any(settings.embedded(part) for part in role.parts if part in STORAGE):
+            stack.enter_context(container.lock())
+        for part, adapter in adapters.items():
+            await _enter(stack, part, adapter, patient)
+        await stack.enter_async_context(container.fetcher())
+        if "jobs" in role.parts:
+            await _patiently("vectors", partial(_open_collection, container), patient)
+            await stack.enter_async_context(container.relay())
+            stack.push_async_callback(container.ingest().settle)
+        if "embedder" in role.parts:
+            stack.callback(container.reader().close)
+        yield
+
+
+def _adapter(container: Container, part: str) -> Adapter:
+    adapter: Adapter = getattr(container, "images" if part == "database" else part)()
+    return adapter
+
+
+async def _enter(stack: AsyncExitStack, part: str, adapter: Adapter, patient: bool) -> None:
+    await _patiently(part, lambda: stack.enter_async_context(adapter), patient)
+
+
+async def _open_collection(container: Container) -> None:
+    embedder, vectors = container.embedder(), container.vectors()
+    await vectors.open_collection(embedder.model_id, embedder.dimensions)
+    if await vectors.live() is None:
+        await vectors.set_live(embedder.model_id)
+
+
+async def _patiently(part: str, attempt: Callable[[], Awaitable[Any]], patient: bool) -> None:
+    """Run `attempt`; while its server is away and `patient`, again and again."""
+    said = ""
+    while True:
+        try:
+            await attempt()
+        except Unavailable as error:
+            if not patient:
+                raise
+            if error.message != said:
+                said = error.message
+                log.warning("waiting for the part %r: %s", part, said)
+            await asyncio.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+        else:
+            return
+
+
+@asynccontextmanager
+async def working(container: Container) -> AsyncIterator[None]:
+    """Process images in this process until the context ends; then finish them, or hand them back."""
+    settings, runner = container.settings(), container.runner()
+    consume = partial(container.jobs().consume, runner.process, settings.jobs.concurrency)
+    async with tending(container, consume):
+        yield
+
+
+@asynccontextmanager
+async def tending(container: Container, consume: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:
+    """Keep the leases of what runs here alive, and look after what others left unfinished; beside it, `consume`.
+
+    At the end, finish what runs, or hand it back.
+    """
+    settings = container.settings()
+    runner, lifecycle = container.runner(), container.lifecycle()
+    if settings.embedded("database"):
+        await container.images().end_leases()  # the lock says that no other process works here
+        await lifecycle.bury()
+
+    async def begin() -> None:
+        await runner.recover()  # before anything new: what killed a process must not do so beside others
+        if consume is not None:
+            await consume()
+
+    every = settings.jobs.reconcile_seconds
+    reconcile = lifecycle.reconcile_forever(every, runner.renew)
+    loops = (begin(), runner.heartbeat(), runner.recover_forever(every), reconcile)
+    tasks = [asyncio.create_task(work) for work in loops]
+    try:
+        yield
+    finally:
+        await runner.drain(settings.jobs.drain_seconds)
+        runner.hurry()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await runner.release()
+
+
+@asynccontextmanager
+async def opened_storage(settings: Settings) -> AsyncIterator[Storage]:
+    """What `settings` keep, and nothing that works on it."""
+    container = Container(settings=settings, role=STORE)
+    async with opened(container):
+        yield Storage(container.objects(), container.images(), container.vectors())

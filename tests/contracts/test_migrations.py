@@ -1,0 +1,113 @@
+"""What every migration promises on both engines: data stays, and all of it runs or nothing."""
+
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgsim.adapters.database import MIGRATIONS, migrations, tables
+from imgsim.adapters.database.piccolo_app import APP_CONFIG
+from imgsim.core.errors import Unavailable
+from imgsim.core.models import ImageFilter
+from imgsim.settings import Database, Settings
+from tests.contracts.test_image_repository import add, claim, new_reservation, opened
+from tests.servers import PostgreSQL
+
+FOLDER = Path(migrations.__path__[0])
+BROKEN = """
+from imgsim_0001_first_tables import MigrationManager, engine_finder
+from piccolo.table import Table
+
+ID = "0002-broken"
+
+
+async def create():
+    class Left(Table, db=engine_finder()):
+        pass
+
+    await Left.create_table()
+    await Left.raw("SELECT 1 FROM nowhere").run()
+
+
+async def forwards():
+    manager = MigrationManager(migration_id=ID, app_name="imgsim", description="")
+    manager.add_raw(create)
+    return manager
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new, empty database lies."""
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path}/imgsim.sqlite"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.new_database()
+
+
+@pytest.fixture
+def first_only(tmp_path: Path) -> str:
+    """A folder as it was before the second migration."""
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    shutil.copy(FOLDER / "imgsim_0001_first_tables.py", folder)
+    return str(folder)
+
+
+async def migrate(url: str) -> list[str]:
+    return await MIGRATIONS[url.partition(":")[0]](Settings(database=Database(url=url)))
+
+
+def columns_of(url: str, postgresql: PostgreSQL) -> Mapping[str, set[str]]:
+    """The columns of every table but Piccolo's own."""
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite://")) as connection:
+            rows: Any = connection.execute(
+                "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c WHERE t.type = 'table'"
+            ).fetchall()
+    else:
+        sql = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+        rows = [tuple(row.values()) for row in postgresql.execute(sql, url)]
+    names = {table for table, _ in rows if table not in ("migration", "sqlite_sequence")}
+    return {name: {column for table, column in rows if table == name} for name in names}
+
+
+async def test_migrations_make_the_tables_that_the_code_names(url: str, postgresql: PostgreSQL) -> None:
+    assert await migrate(url) == ["0001", "0002"]
+    assert await migrate(url) == []
+    named = [tables.ImageRow, tables.ImageTagRow, tables.CachedEmbeddingRow, tables.ReservationRow]
+    assert columns_of(url, postgresql) == {
+        table._meta.tablename: {column._meta.db_column_name for column in table._meta.columns} for table in named
+    }
+
+
+async def test_an_old_database_keeps_its_images(url: str, first_only: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(APP_CONFIG, "migrations_folder_path", first_only)
+        async with opened(url) as repository:
+            done = await add(repository, tags=["cat"], metadata={"a": [1]})
+            running = await claim(repository, (await add(repository)).id)
+    with pytest.raises(Unavailable, match="0002: run imgsim migrate"):
+        await opened(url).__aenter__()
+    assert await migrate(url) == ["0002"]
+    async with opened(url) as repository:
+        assert await repository.get(done.id) == done
+        assert list(await repository.list(ImageFilter(tags=["cat"]), 10)) == [done]
+        assert list(await repository.release("one")) == [running.id]
+        await repository.reserve(new_reservation())
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(
+    url: str, first_only: str, monkeypatch: pytest.MonkeyPatch, postgresql: PostgreSQL
+) -> None:
+    with monkeypatch.context() as broken:
+        (Path(first_only) / "imgsim_0002_broken.py").write_text(BROKEN)
+        broken.setattr(APP_CONFIG, "migrations_folder_path", first_only)
+        with pytest.raises(Unavailable, match="nowhere"):
+            await migrate(url)
+    assert columns_of(url, postgresql) == {}
+    async with opened(url) as repository:
+        await repository.ping()

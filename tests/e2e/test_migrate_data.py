@@ -1,0 +1,105 @@
+"""``imgsim migrate-data``: from a data directory into servers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.processes import ImgsimServer
+from tests.servers import PostgreSQL, SeaweedFS, Valkey
+
+PHOTOS = [Path(__file__).parents[1] / "data" / "classes" / name for name in ("banana", "roses")]
+
+
+def imgsim(*arguments: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "imgsim", *map(str, arguments)]
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, env=variables, check=False, timeout=120)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A data directory with 24 photographs that can be searched."""
+    folder = tmp_path / "data"
+    done = imgsim("index", "--data-dir", folder, "--tag", "moved", *PHOTOS)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def target(tmp_path: Path, postgresql: PostgreSQL, seaweedfs: SeaweedFS, valkey: Valkey) -> Path:
+    database = postgresql.new_database()
+    config = tmp_path / "cluster.toml"
+    config.write_text(
+        f'[objects]\nurl = "{seaweedfs.new_bucket()}"\n[database]\nurl = "{database}"\n'
+        f'[vectors]\nurl = "{database}"\n[jobs]\nurl = "{valkey.url.replace("/0", "/9")}"\n'
+    )
+    return config
+
+
+def migrate(source: Path, target: Path, seaweedfs: SeaweedFS) -> dict[str, Any]:
+    done = imgsim(
+        "migrate-data", "--data-dir", source, "--to", target, "--json", environment=dict(seaweedfs.environment)
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_everything_arrives_and_is_found_there(source: Path, target: Path, seaweedfs: SeaweedFS) -> None:
+    with ImgsimServer(source) as server, server.client() as client:
+        before = {image["id"]: image for image in client.get("/images", params={"limit": 100}).json()["images"]}
+        first = next(iter(before))
+        similar = client.get(f"/images/{first}/similar").json()
+        file = client.get(f"/images/{first}/file").content
+        assert server.terminate() == 0
+
+    report = migrate(source, target, seaweedfs)
+    assert (report["copied"], report["already_there"], report["failed"], report["complete"]) == (24, 0, [], True)
+    assert report["source"] == report["target"]
+    assert report["target"]["done"] == 24
+    again = migrate(source, target, seaweedfs)
+    assert (again["copied"], again["already_there"], again["bytes"]) == (0, 24, 0)
+
+    environment = {"IMGSIM_CONFIG": str(target), **seaweedfs.environment}
+    with ImgsimServer(source.parent / "api", environment, role="api") as api, api.client() as client:
+        after = {image["id"]: image for image in client.get("/images", params={"limit": 100}).json()["images"]}
+        assert after == before
+        moved = client.get(f"/images/{first}/similar").json()
+        assert [hit["image"]["id"] for hit in moved["results"]] == [hit["image"]["id"] for hit in similar["results"]]
+        for one, other in zip(moved["results"], similar["results"], strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        location = client.get(f"/images/{first}/file").headers["location"]
+        assert httpx.get(location).content == file
+        assert len(client.get("/images", params={"tag": "moved", "limit": 100}).json()["images"]) == 24
+
+
+def test_a_run_that_was_killed_goes_on_where_it_ended(source: Path, target: Path, seaweedfs: SeaweedFS) -> None:
+    command = [sys.executable, "-m", "imgsim", "migrate-data", "--data-dir", str(source), "--to", str(target)]
+    running = subprocess.Popen(command, env={**os.environ, **seaweedfs.environment}, stderr=subprocess.DEVNULL)
+    try:
+        running.wait(1.2)  # start-up takes most of it
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.wait()
+    report = migrate(source, target, seaweedfs)
+    assert report["copied"] + report["already_there"] == 24
+    assert report["complete"]
+    assert report["source"] == report["target"]
+
+
+def test_bytes_that_are_not_those_of_their_row_are_not_copied(source: Path, target: Path, seaweedfs: SeaweedFS) -> None:
+    broken = next((source / "objects" / "originals").glob("*/*"))
+    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    done = imgsim("migrate-data", "--data-dir", source, "--to", target, environment=dict(seaweedfs.environment))
+    assert done.returncode == 1
+    assert "23 copied, 0 already there, 1 failed" in done.stdout
+    assert broken.name in done.stderr
+    assert "SHA-256" in done.stderr
+    assert "Not complete" in done.stderr
