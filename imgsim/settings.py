@@ -222,7 +222,6 @@ class Settings(BaseSettings):
         }[part]
         return f"{scheme}://{(self.data_dir.absolute() / name).as_posix()}"
 
-
     def embedded(self, part: str) -> bool:
         """Whether ``objects``, ``database``, ``vectors`` or ``jobs`` lives in one process alone."""
         return self.part_url(part).partition(":")[0] in _EMBEDDED

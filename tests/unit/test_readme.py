@@ -31,9 +31,10 @@ def test_every_error_type_that_a_client_can_see_is_in_the_readme() -> None:
 def test_every_route_is_in_the_readme() -> None:
     from imgsim.adapters.http.app import create_app
     from imgsim.container import Container
+    from imgsim.roles import SERVE
     from imgsim.settings import load_settings
 
-    app = create_app(Container(settings=load_settings()).services())
+    app = create_app(Container(settings=load_settings()).services(), SERVE.routes)
     for route in app.routes:
         path = route.path_format.replace("{image_id}", "{id}")
         if not path.startswith("/schema"):

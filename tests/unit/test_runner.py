@@ -581,7 +581,7 @@ async def test_whoever_comes_back_after_his_lease_changes_nothing(bench: Bench) 
         await gate.entered.wait()
         fast = bench.runner(gives("fast"), owner="fast")
         while (await bench.images.get(image_id)).state is not DONE:
-            await fast.process([image_id])
+            await fast.recover()
         before = await bench.images.get(image_id)
         gate.opened.set()
         await work
@@ -600,6 +600,7 @@ async def test_the_heartbeat_keeps_an_image_for_longer_than_its_lease(bench: Ben
         for beat in range(6):  # twice the lease
             await until(lambda beat=beat: bench.images.renewals > beat)
             await rival.process([image_id])
+            await rival.recover()
         gate.opened.set()
         await work
 
@@ -704,10 +705,12 @@ async def test_draining_waits_for_what_runs_and_claims_nothing_more(bench: Bench
         await gate.entered.wait()
         async with running(runner.drain(30)) as drain:
             await asyncio.sleep(0)  # it has begun
-            await runner.process([second])
-            assert not drain.done()
-            gate.opened.set()
-            await drain
+            async with running(runner.process([second])) as bell:
+                assert not drain.done()
+                gate.opened.set()
+                await drain
+                assert not bell.done()  # it is left to others
+                bell.cancel()
         await work
 
     assert (await bench.images.get(first)).state is DONE

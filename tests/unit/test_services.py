@@ -425,11 +425,11 @@ async def test_only_an_image_in_error_can_be_retried_and_then_succeeds(bench: Be
 
 async def test_an_image_that_kills_its_process_is_buried_after_its_last_attempt(bench: Bench) -> None:
     image = await bench.upload()
-    for _ in range(2):
-        assert await bench.images.claim([image.id], "the-dead", 30, "embed")
-        await bench.images.release(None)  # a new process begins
+    for attempt in range(2):
+        assert await bench.images.claim([image.id], "the-dead", 30, "embed", lost=attempt > 0)
+        assert await bench.images.end_leases() == 1  # a new process begins
     with bench.container.events().listen(image.id) as listener:
-        assert await bench.lifecycle.reconcile() == 0
+        await bench.lifecycle.bury()
         event = await listener.next()
 
     assert event is not None

@@ -89,13 +89,17 @@ class ArqJobQueue:
                 try:
                     with translated(self._address):
                         async with asyncio.timeout(_PATIENCE):
-                            await self._redis.enqueue_job(
-                                process_image.__name__, str(bell.id), _job_id=f"{bell.id}:{bell.attempts}"
-                            )
+                            await self._enqueue(bell)
                 except Unavailable:
                     self._closed_until = time.monotonic() + _SECONDS_OF_REST
                     raise
                 self._closed_until = 0.0
+
+    async def _enqueue(self, bell: Bell) -> None:
+        job_id = f"{bell.id}:{bell.attempts}"
+        job = await self._redis.enqueue_job(process_image.__name__, str(bell.id), _job_id=job_id)
+        if job is None:  # it rings already; or its place in the queue was lost, and Arq would never look for it
+            await self._redis.zadd(QUEUE_NAME, {job_id: time.time_ns() // 1_000_000}, nx=True)
 
     def _knock(self) -> None:
         """Raise ``Unavailable`` where Redis failed just now, or where another caller is trying it again."""
