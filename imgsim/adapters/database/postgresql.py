@@ -25,6 +25,8 @@ T = TypeVar("T")
 _SECONDS_TO_CONNECT = 3.0
 _SECONDS_TO_ANSWER = 5.0
 """For each of: a free connection of the pool, and one statement."""
+_SECONDS_TO_CANCEL = 0.5
+"""After that the connection of a statement without an answer is thrown away."""
 
 _CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
@@ -121,8 +123,11 @@ class PostgreSQLSession:
         return await self._once(work)
 
     async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-        async with self._pool.acquire(timeout=_SECONDS_TO_ANSWER) as connection:
+        connection = await self._pool.acquire(timeout=_SECONDS_TO_ANSWER)
+        try:
             return await work(connection)
+        finally:
+            await self._pool.release(connection, timeout=_SECONDS_TO_CANCEL)
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:
@@ -165,5 +170,5 @@ async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer within {_SECONDS_TO_ANSWER:g} s"
+        return "no answer in time"
     return str(error).partition("\n")[0].rstrip(".")
