@@ -261,14 +261,17 @@ async def test_a_pooler_that_knows_no_prepared_statements(url: str) -> None:
     "change",
     [
         {"url": "postgresql://imgsim@127.0.0.1:port/imgsim"},
+        {"url": "postgresql://imgsim:" + PASSWORD + "/1@127.0.0.1/imgsim"},
+        {"url": "postgresql://imgsim:" + PASSWORD + "@[::1/imgsim"},
         {"url": "postgresql://imgsim@127.0.0.1/imgsim?statement_cache_size=none"},
         {"url": "postgresql://imgsim@127.0.0.1/imgsim", "pool_min": 5, "pool_max": 2},
     ],
     ids=str,
 )
 async def test_settings_that_cannot_be_used(change: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="database"):
+    with pytest.raises(SettingsError, match="database") as raised:
         await postgresql_session(Settings(database=Database(**change))).open()
+    assert PASSWORD not in raised.value.message
 
 
 async def test_a_database_that_is_not_there(postgresql: PostgreSQL) -> None:

@@ -28,6 +28,11 @@ _SECONDS_TO_ANSWER = 5.0
 _SECONDS_TO_CANCEL = 0.5
 """After that the connection of a statement without an answer is thrown away."""
 
+_UNREADABLE = (
+    "The setting database.url cannot be read as postgresql://user:password@host:port/name; "
+    "characters such as '/', '#', '@' and ':' in the password must be percent-encoded."
+)
+
 _CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -62,8 +67,8 @@ class PostgreSQLSession:
                 self._pool = await asyncpg.create_pool(
                     **self._options, **self._pool_sizes, command_timeout=_SECONDS_TO_ANSWER, reset=_nothing_to_reset
                 )
-            except ValueError as error:
-                raise SettingsError(f"The setting database.url or database.pool_* cannot be used: {error}.") from error
+            except ValueError:
+                raise SettingsError(_UNREADABLE) from None  # which may quote the password
         return bind_tables(self._engine)
 
     async def close(self) -> None:
@@ -145,12 +150,18 @@ _NOW = QueryString("now()")
 
 
 def postgresql_session(settings: Settings) -> PostgreSQLSession:
-    return PostgreSQLSession(settings.part_url("database"), settings.database.pool_min, settings.database.pool_max)
+    pool = settings.database
+    if pool.pool_min > pool.pool_max:
+        raise SettingsError(f"database.pool_min ({pool.pool_min}) is more than database.pool_max ({pool.pool_max}).")
+    return PostgreSQLSession(settings.part_url("database"), pool.pool_min, pool.pool_max)
 
 
 def _connect_options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {"dsn": url, "timeout": _SECONDS_TO_CONNECT}
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise SettingsError(_UNREADABLE) from None
     query = dict(parse_qsl(parts.query))
     if "statement_cache_size" in query:
         options["statement_cache_size"] = _cache_size(query.pop("statement_cache_size"))
