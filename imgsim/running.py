@@ -34,7 +34,8 @@ async def opened(container: Container, patient: bool = False) -> AsyncIterator[N
         if any(settings.embedded(part) for part in role.parts if part in STORAGE):
             stack.enter_context(container.lock())
         for part, adapter in adapters.items():
-            await _enter(stack, part, adapter, patient)
+            alone = part in STORAGE and settings.embedded(part)
+            await _enter(stack, part, adapter, patient and not alone)
         await stack.enter_async_context(container.fetcher())
         if "jobs" in role.parts:
             await _patiently("vectors", partial(_open_collection, container), patient)

@@ -111,7 +111,7 @@ async def _copy_page(source: Storage, target: Storage, images: Sequence[Image], 
         async with turn:
             try:
                 report.bytes += await _copy_objects(source.objects, target.objects, image)
-                resting = image.state in (ImageState.DONE, ImageState.ERROR) and image.id not in missing
+                resting = image.at_rest and image.id not in missing
                 stored = await target.images.add(
                     image if resting else replace(image, state=ImageState.PENDING, stage=None, embedding=None)
                 )

@@ -80,6 +80,11 @@ class Image:
     updated_at: datetime
 
     @property
+    def at_rest(self) -> bool:
+        """Nobody works on it any more, unless it is retried."""
+        return self.state in (ImageState.DONE, ImageState.ERROR)
+
+    @property
     def searchable(self) -> bool:
         """Done, and not rejected by a stage: its vector is in the index."""
         return self.state is ImageState.DONE and self.embedding is not None

@@ -843,3 +843,11 @@ async def test_a_database_outlives_its_process(url: str) -> None:
     async with opened(url) as repository:
         assert await repository.get(image.id) == claimed
         assert await repository.end_leases() == 1
+
+
+@pytest.mark.parametrize("state", [ImageState.DONE, ImageState.ERROR])
+async def test_an_image_that_is_added_at_rest_stays_so(repository: ImageRepository, state: ImageState) -> None:
+    image = await add(repository, state=state, attempts=3)
+    assert list(await repository.due(10)) == []
+    assert list(await repository.claim([image.id], "one", LONG, "embed")) == []
+    assert await repository.get(image.id) == image

@@ -651,7 +651,7 @@ def test_what_is_no_id_is_404(client: httpx.Client, method: str, path: str, bad:
         ("DELETE", f"/images/{UNKNOWN}/file", {"GET"}),
         ("GET", f"/images/{UNKNOWN}/retry", {"POST"}),
         ("GET", "/search", {"POST"}),
-        ("GET", "/encode", {"POST"}),
+        ("PUT", "/encode", {"GET", "POST"}),
         ("POST", "/health", {"GET"}),
     ],
 )

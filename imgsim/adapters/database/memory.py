@@ -102,7 +102,7 @@ class MemoryImageRepository:
             created_at=image.created_at.astimezone(UTC),
             updated_at=image.updated_at.astimezone(UTC),
         )
-        self._rows[image.id] = _Row(kept, due_at=image.created_at.timestamp())
+        self._rows[image.id] = _Row(kept, due_at=None if image.at_rest else image.created_at.timestamp())
         return self._rows[image.id].copy()
 
     async def get(self, image_id: UUID) -> Image:

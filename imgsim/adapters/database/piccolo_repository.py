@@ -18,6 +18,9 @@ from imgsim.adapters.database.session import Session
 from imgsim.core.errors import ImageNotFound, WrongState
 from imgsim.core.models import Image, ImageFilter, ImageState
 
+_TAGS_ONE_BY_ONE = 8
+"""Tags to filter by that get a condition of their own, which is fast; SQLite takes no hundred of them."""
+
 
 class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingCache):
     """The truth about every image, in two tables. Every method is one transaction, most are one statement."""
@@ -44,7 +47,7 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingC
     # rows
 
     async def add(self, image: Image) -> Image:
-        row = row_of(image) | {"due_at": self._session.now()}
+        row = row_of(image) | {"due_at": None if image.at_rest else self._session.now()}
         insert = [statements.insert("image", row)]
         if image.tags:
             insert.append(statements.insert_tags(image.id, image.tags))
@@ -74,9 +77,15 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingC
         return image_of(rows[0]) if rows else None
 
     async def list(self, where: ImageFilter, limit: int, before: UUID | None = None) -> Sequence[Image]:
-        conditions: Any = [
-            WhereRaw("id IN (SELECT image FROM image_tag WHERE tag = {})", tag) for tag in dict.fromkeys(where.tags)
+        tags = [*dict.fromkeys(where.tags)]
+        one_by_one, together = tags[:_TAGS_ONE_BY_ONE], tags[_TAGS_ONE_BY_ONE:]
+        conditions: list[Any] = [
+            WhereRaw("id IN (SELECT image FROM image_tag WHERE tag = {})", tag) for tag in one_by_one
         ]
+        if together:
+            places = ", ".join("{}" for _ in together)
+            with_all = f"SELECT image FROM image_tag WHERE tag IN ({places}) GROUP BY image HAVING COUNT(*) = {{}}"
+            conditions.append(WhereRaw(f"id IN ({with_all})", *together, len(together)))
         if where.collection is not None:
             conditions.append(self._image.collection == where.collection)
         if where.state is not None:

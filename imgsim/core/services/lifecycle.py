@@ -10,7 +10,7 @@ from uuid import UUID
 
 from imgsim.core.errors import ImgsimError
 from imgsim.core.events import EventBus
-from imgsim.core.models import Bell, Image, ImageEvent, ImageState, derived_prefix, original_key
+from imgsim.core.models import Bell, Image, ImageEvent, derived_prefix, original_key
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore, VectorIndex
 from imgsim.core.services.ingest import valid_metadata, valid_tags
@@ -82,7 +82,7 @@ class LifecycleService:
         self._events.publish(replace(event, state="deleted"))
         try:
             await self._erase(image)
-            if image.state in (ImageState.DONE, ImageState.ERROR):  # no job can be running
+            if image.at_rest:  # no job can be running
                 await self._purge(image)
         except ImgsimError as error:
             log.warning("image %s is deleted, what remains of it follows later: %s", image.id, error)
