@@ -1,6 +1,7 @@
 """What Qdrant Edge promises beyond the port: its files outlive the process, and the event loop goes on."""
 
 import asyncio
+import json
 import logging
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, edge_shards
+from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, edge_operations
 from imgsim.core.errors import DataDirectoryInUse, InvalidRequest, SettingsError, Unavailable
 from imgsim.core.models import Point, SearchFilter
 from imgsim.core.models import Vectors as Rows
@@ -138,6 +139,18 @@ async def test_a_half_made_collection_is_made_again(tmp_path: Path) -> None:
         assert await index.count(MODEL) == 3
 
 
+async def test_a_collection_that_names_no_shard_is_opened(tmp_path: Path) -> None:
+    """Before shards were optimized beside their use, there was but one."""
+    async with opened(tmp_path) as index:
+        await index.upsert(MODEL, points(unit(3)))
+    description = tmp_path / "vectors" / collection_name(MODEL) / "collection.json"
+    made = json.loads(description.read_text())
+    assert made.pop("shard") == "shard"
+    description.write_text(json.dumps(made))
+    async with opened(tmp_path) as index:
+        assert await index.count(MODEL) == 3
+
+
 async def test_recall_after_optimizing_at_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows, asked = unit(5_000), unit(50, seed=1)
     async with opened(tmp_path) as index:
@@ -227,7 +240,7 @@ def test_neighbours_are_grouped_in_order_and_fail_alone() -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    outcomes = edge_shards.run([lambda: ran.append("a"), fail, lambda: ran.append("b")])
+    outcomes = edge_operations.run([lambda: ran.append("a"), fail, lambda: ran.append("b")])
     assert ran == ["a", "b"]
     assert [str(error) for _, error in outcomes] == ["None", "no", "None"]
 

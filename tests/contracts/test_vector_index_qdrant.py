@@ -236,7 +236,7 @@ async def test_a_query_scores_the_best_again_and_filters(server: RecordingServer
     assert asked.body["query"] == {"nearest": vector().tolist()}
     assert asked.body["limit"] == 10
     assert asked.body["with_payload"] is asked.body["with_vector"] is False
-    assert asked.body["params"]["quantization"] == {"rescore": True, "oversampling": 2.0}
+    assert asked.body["params"]["quantization"] == {"rescore": True, "oversampling": 4.0}
     assert asked.body["filter"]["must"] == [
         {"key": "collection", "match": {"value": "cats"}},
         {"key": "tags", "match": {"value": "red"}},

@@ -14,8 +14,11 @@ from imgsim.core.models import SearchFilter, Vector
 EXACT_ROWS = 2_000
 """Rows that pass a filter up to which all are compared: 8 ms with 1280 dimensions, the graph 3 ms."""
 
-OVERSAMPLING = 2
-"""The graph gives so many times the hits asked for by float16; the full vectors choose among them."""
+OVERSAMPLING = 4
+"""The graph gives so many times the hits asked for by float16; the full vectors choose among them.
+
+At 50,000 clustered vectors of 512 dimensions and an ``ef_search`` of 200, recall@10, recall@100 and the p50 are .998,
+.980 and 4.5 ms by 1 x, 1.000, .980 and 4.3 ms by 2 x, 1.000, .995 and 5.0 ms by 4 x."""
 
 GRAPH_LIMIT = 1_000
 """Hits up to which the graph is asked: for more it would be walked all over."""

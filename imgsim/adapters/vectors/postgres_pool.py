@@ -29,6 +29,8 @@ OLDEST = (0, 8)
 
 SESSION = {
     "application_name": "imgsim vectors",
+    # At 50,000 clustered vectors, 40 finds .993 of the best 10 in 1.8 ms, 100 all of them in 3, 200 in 4.3, 400 in 6.7
+    # (by an oversampling of 2): twice what these need, as a larger graph needs more.
     "hnsw.ef_search": "200",
     "hnsw.iterative_scan": "relaxed_order",
     # PostgreSQL does not see what reading a vector costs, which lies outside of the row, and would always sort
