@@ -1,5 +1,6 @@
 """From what a decoder gives to 8-bit RGB, reduced, in bands so that a large picture is never held twice."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,21 +12,36 @@ BAND_PIXELS = 1_000_000
 """Pixels that are converted at once, so that a large picture is never held twice."""
 
 
-def reduced_rgb(image: Image.Image, min_side: int) -> Image.Image:
-    """`image` as RGB, box-filtered by the largest whole factor that keeps both sides >= `min_side`.
+def reduced_rgb(image: Image.Image, min_side: int, extent: tuple[float, float] | None = None) -> Image.Image:
+    """`image` as RGB, reduced by the largest whole factor that keeps both sides >= `min_side`.
 
-    In bands, so that beside a large picture only a small one is held.
+    `extent` is the part of `image` that is picture, where a decoder that scales fills up its last column and row.
+    Sides that the factor divides are reduced by boxes. Others by boxes of half the factor, then bicubic to whole
+    pixels: with the last box filled up, the picture would move by up to half a pixel, which costs .003 of a cosine.
     """
-    width, height = image.size
-    factor = max(1, min(image.size) // min_side)
+    width, height = extent or image.size
+    factor = max(1, int(min(width, height)) // min_side)
     # A strip is squashed along its length: scaled alike on both sides it would stay as large as it came.
-    across, down = (max(factor, -(-side // (MOST_SIDES * min_side))) for side in image.size)
+    across, down = (max(factor, math.ceil(side / (MOST_SIDES * min_side))) for side in (width, height))
+    size = max(1, round(width / across)), max(1, round(height / down))
+    if across == down == 1:
+        return _boxed_rgb(image if image.size == size else image.crop((0, 0, *size)), (1, 1))
+    if (width % across, height % down) == (0, 0):
+        return _boxed_rgb(image, (across, down))
+    boxes = max(1, across // 2), max(1, down // 2)
+    box = (0, 0, width / boxes[0], height / boxes[1])
+    return _boxed_rgb(image, boxes).resize(size, Image.Resampling.BICUBIC, box)
+
+
+def _boxed_rgb(image: Image.Image, boxes: tuple[int, int]) -> Image.Image:
+    """`image` as RGB, the mean over boxes of so many columns and rows. In bands: beside it only a small one is held."""
     levels = _levels(image)
+    across, down = boxes
     if across == down == 1:
         return _to_rgb(image, levels)
-    small = Image.new("RGB", (-(-width // across), -(-height // down)))
+    small = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
     for top, band in _bands(image, down):
-        small.paste(_to_rgb(band, levels).reduce((across, down)), (0, top // down))
+        small.paste(_to_rgb(band, levels).reduce(boxes), (0, top // down))
     return small
 
 

@@ -133,7 +133,7 @@ def _read(data: bytes, content_type: str, max_pixels: int, min_side: int, big: b
             width, height = image.size  # some containers know only now
             check_pixels(width, height, max_pixels)
         turn = _orientation(image)
-        small = reduced_rgb(image, min_side)
+        small = reduced_rgb(image, min_side, drafted[1][2:] if drafted else None)
         picture = np.asarray(small.transpose(_TURNS[turn]) if turn in _TURNS else small)
     if turn in (5, 6, 7, 8):
         width, height = height, width
