@@ -84,7 +84,7 @@ def test_the_model_describes_itself(client: httpx.Client) -> None:
     assert client.get("/encode").raise_for_status().json() == {
         "model": "efficientnet-lite0@1",
         "dimensions": DIMENSIONS,
-        "preprocessing": "squash-bicubic-224@1",
+        "preprocessing": "squash-bicubic-224@2",
         "input_size": 224,
         "supports_text": False,
     }
@@ -111,11 +111,39 @@ def test_decoded_pictures_are_embedded_as_they_are(
         (bytes(8), 422),
         ((b"\1\0\0\0" * 2 + bytes(3)) * 65, 400),
         (bytes(wire.LARGEST_BODY + 1), 413),
+        (wire.pack([np.zeros((1, 22_000_000, 3), np.uint8)]), 422),
     ],
-    ids=["empty", "text", "no pixels", "too few", "no sides", "65 pictures", "too large"],
+    ids=["empty", "text", "no pixels", "too few", "no sides", "65 pictures", "too large", "too long"],
 )
 def test_pixels_that_do_not_fit_are_refused(client: httpx.Client, body: bytes, status: int) -> None:
     assert_problem(client.post("/encode", content=body, headers={"Content-Type": wire.PIXELS}), status)
+
+
+@pytest.mark.parametrize("shape", [(1, 22_000_000, 3), (22_000_000, 1, 3), (7168, 3000, 3), (3000, 7168, 3)])
+def test_no_pixels_take_much_more_memory_than_they_are(packaged: ImgsimServer, shape: tuple[int, int, int]) -> None:
+    body = wire.pack([np.zeros(shape, np.uint8)])
+    with packaged.client() as client:
+        client.post("/encode", content=wire.pack([PIXEL]), headers={"Content-Type": wire.PIXELS}).raise_for_status()
+        before = peak_bytes(packaged)
+        answer = client.post("/encode", content=body, headers={"Content-Type": wire.PIXELS})
+        assert answer.status_code == (200 if max(shape) == 7168 else 422)
+        assert peak_bytes(packaged) - before < 3 * wire.LARGEST_BODY
+
+
+PIXEL = np.zeros((1, 1, 3), np.uint8)
+
+
+@pytest.fixture
+def packaged(tmp_path: Path) -> Iterator[ImgsimServer]:
+    """An embedder of the test's own."""
+    with ImgsimServer(tmp_path / "embedder", role="embedder") as running:
+        yield running
+
+
+def peak_bytes(server: ImgsimServer) -> int:
+    """The most memory that the process has had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def test_more_than_64_files_are_refused(client: httpx.Client, images: list[bytes]) -> None:

@@ -8,11 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from imgsim.adapters.batcher import Batcher
 from imgsim.adapters.embedding import PACKAGED
 from imgsim.adapters.embedding.checks import check_pictures, text_not_supported, unit_rows
+from imgsim.adapters.resize import resize
 from imgsim.core.errors import ModelError, Unavailable
 from imgsim.core.models import Picture, Vector, Vectors
 
@@ -31,7 +31,7 @@ class PackagedEmbedder:
     """
 
     model_id = f"{PACKAGED}@1"
-    preprocessing = f"squash-bicubic-{SIZE}@1"
+    preprocessing = f"squash-bicubic-{SIZE}@2"
     dimensions = 1280
     input_size = SIZE
     supports_text = False
@@ -92,7 +92,7 @@ def preprocess(picture: Picture) -> NDArray[np.float32]:
 
 def squash(picture: Picture) -> Picture:
     """``(224, 224, 3)`` uint8, the first step of ``preprocess``. What comes out of it, it leaves as it is."""
-    return np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    return resize(picture, SIZE, SIZE)
 
 
 def _open_session() -> Any:
