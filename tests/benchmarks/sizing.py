@@ -26,9 +26,9 @@ from imgsim.adapters.jobs import JOB_QUEUES
 from imgsim.container import migrate_database
 from imgsim.core.models import Bell, EmbeddingInfo, Image, ImageState, new_image_id
 from imgsim.settings import load_settings
-from tests.benchmarks.ingest import wait_for_done
 from tests.benchmarks.load import send_all, upload_request
 from tests.benchmarks.photographs import make_photographs
+from tests.benchmarks.watch import wait_for_done
 from tests.cluster import Cluster
 from tests.servers import PostgreSQL, Valkey
 

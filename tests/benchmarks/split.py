@@ -4,74 +4,85 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-from tests.benchmarks.ingest import ServerWatch, cores, wait_for_done
-from tests.benchmarks.load import send_all, upload_request
-from tests.benchmarks.photographs import make_photographs
+from tests.benchmarks.floor import cores
+from tests.benchmarks.ingest import WARMING, uploads, warm
+from tests.benchmarks.load import send_all
+from tests.benchmarks.photographs import DISTINCT, make_photographs, parse_size
+from tests.benchmarks.tables import Column, Row, Table
+from tests.benchmarks.watch import wait_for_done
 from tests.cluster import Cluster
 from tests.processes import ImgsimServer
 
-_ONE = {"embedder__threads": 1}
-LAYOUTS: Mapping[str, tuple[int, Mapping[str, object]]] = {
-    "single process": (0, {}),
-    "1 worker + embedder": (1, {}),
-    "2 workers + embedder": (2, {}),
-    "4 workers + embedder": (4, {}),
-    "1 worker, model inside": (1, {"embedder__url": "local:"}),
-    "2 workers, model inside": (2, {"embedder__url": "local:", **_ONE}),
-    "4 workers, model inside": (4, {"embedder__url": "local:", **_ONE}),
-}
+_INSIDE: dict[str, object] = {"embedder__url": "local:"}
+_COLUMNS = (
+    Column("images/s", "per_second"),
+    Column("of single", "of_single", ".2f"),
+    Column("uploads/s", "uploads_per_second"),
+    Column("ack p50", "ack_p50_ms"),
+    Column("ack p99", "ack_p99_ms"),
+    Column("client CPU", "client_cpu_ms", ".2f"),
+)
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+def run(options: argparse.Namespace) -> list[Row]:
     size = options.sizes.split(",")[0]
-    width, height = (int(side) for side in size.split("x"))
-    photographs = make_photographs(options.photos, (width, height))
-    warming = make_photographs(20, (width, height), seed=2)
-    print(f"\nSplit, {options.photos} photographs of {size}, {options.clients} clients, {cores()} cores in all")
-    print(f"{'layout':<26}{'images/s':>10}{'of single':>11}{'uploads/s':>11}{'ack p50 ms':>12}{'p99':>8}")
-    rows: list[dict[str, Any]] = []
-    for name in LAYOUTS:
-        row = {"layout": name, **measure(name, photographs, warming, options.clients)}
-        rows.append(row)
-        share = row["per_second"] / rows[0]["per_second"]
-        print(
-            f"{name:<26}{row['per_second']:>10.1f}{share:>11.2f}{row['uploads_per_second']:>11.1f}"
-            f"{row['ack_p50_ms']:>12.1f}{row['ack_p99_ms']:>8.1f}",
-            flush=True,
-        )
-    return rows
+    photographs = make_photographs(min(options.photos, DISTINCT), parse_size(size))
+    table = Table(
+        f"Split, {options.photos} photographs of {size}, {options.clients} clients, {cores()} cores in all (ms)",
+        "layout",
+        _COLUMNS,
+    )
+    return table.fill(_rows(options, photographs))
 
 
-def measure(layout: str, photographs: list[bytes], warming: list[bytes], clients: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder, _running(layout, Path(folder)) as api:
-        host, watch = urlsplit(api.url).netloc, ServerWatch(api)
-        asyncio.run(send_all(api.url, [upload_request(host, data, "warm.jpg") for data in warming], 2))
-        wait_for_done(api, len(warming), watch)
-        requests = [upload_request(host, data, f"{number}.jpg") for number, data in enumerate(photographs)]
+def _rows(options: argparse.Namespace, photographs: Sequence[bytes]) -> Iterator[Row]:
+    single = 0.0
+    for name, (workers, settings) in layouts([int(count) for count in options.workers.split(",")]).items():
+        row = {"name": name, **measure(workers, settings, photographs, options.photos, options.clients)}
+        single = single or row["per_second"]  # the first
+        yield {**row, "of_single": row["per_second"] / single}
+
+
+def layouts(counts: Sequence[int]) -> dict[str, tuple[int, Mapping[str, object]]]:
+    """Worker processes and settings by name; no worker: the single process."""
+    found: dict[str, tuple[int, Mapping[str, object]]] = {"single process": (0, {})}
+    for count in counts:
+        found[f"{_workers(count)} + embedder"] = (count, {})
+    for count in counts:
+        found[f"{_workers(count)}, model inside"] = (count, _INSIDE | ({"embedder__threads": 1} if count > 1 else {}))
+    return found
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
+
+
+def measure(
+    workers: int, settings: Mapping[str, object], photographs: Sequence[bytes], count: int, clients: int
+) -> Row:
+    with tempfile.TemporaryDirectory() as folder, _running(workers, settings, Path(folder)) as api:
+        warm(api, photographs)
         started = time.perf_counter()
-        acks = asyncio.run(send_all(api.url, requests, clients))
-        acknowledged = time.perf_counter() - started
-        wait_for_done(api, len(warming) + len(photographs), watch)
+        acks = asyncio.run(send_all(api.url, islice(uploads(api, photographs, "split"), count), clients))
+        wait_for_done(api, WARMING + count, acks)
         seconds = time.perf_counter() - started
     return {
-        "per_second": len(photographs) / seconds,
-        "uploads_per_second": len(photographs) / acknowledged,
-        "ack_p50_ms": acks.percentile(50),
-        "ack_p99_ms": acks.percentile(99),
+        "per_second": count / seconds,
+        "uploads_per_second": count / acks.elapsed,
+        **acks.percentiles("ack"),
+        "client_cpu_ms": acks.cpu_seconds / count * 1e3,
         "statuses": acks.statuses,
     }
 
 
 @contextmanager
-def _running(layout: str, folder: Path) -> Iterator[ImgsimServer]:
+def _running(workers: int, settings: Mapping[str, object], folder: Path) -> Iterator[ImgsimServer]:
     """The process that takes uploads."""
-    workers, settings = LAYOUTS[layout]
     if not workers:
         with ImgsimServer(folder / "data") as server:
             yield server
