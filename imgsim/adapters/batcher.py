@@ -45,7 +45,8 @@ class Batcher(Generic[T, R]):
 
     `run` takes at most `max_batch` items and returns as many results in the same order. Whenever one
     of the `threads` (0: one for each usable core) is free, it gets the oldest items that wait, or its
-    share of them where several threads are free. Nothing waits for a batch to fill.
+    share of them where several threads are free. Nothing waits for a batch to fill. What is urgent goes
+    first, in batches of its own, so that a person does not wait for what else is computed with it.
 
     A batch that raises is run again item by item, so that a bad item fails alone. ``Unavailable`` is
     the exception: it says nothing about an item, and all of the batch fails with it.
@@ -60,8 +61,9 @@ class Batcher(Generic[T, R]):
         self._name = name
         self._free = threads or usable_cores()
         self._pool = ThreadPoolExecutor(self._free, thread_name_prefix=name)
+        self._urgent: deque[_Entry[R, T]] = deque()
         self._queue: deque[_Entry[R, T]] = deque()
-        self._lock = Lock()  # guards the queue, from which the threads help themselves
+        self._lock = Lock()  # guards the queues, from which the threads help themselves
         self._running: set[asyncio.Future[None]] = set()
         self._dispatching = False
         self._closed = False
@@ -69,28 +71,30 @@ class Batcher(Generic[T, R]):
     @property
     def waiting(self) -> int:
         """Items that no thread has taken yet."""
-        return len(self._queue)
+        return len(self._urgent) + len(self._queue)
 
-    async def submit(self, items: Sequence[T]) -> list[R]:
+    async def submit(self, items: Sequence[T], urgent: bool = False) -> list[R]:
         """One result per item, in their order; the error of the first item that failed.
 
-        ``Overloaded`` when others wait and these would make it more than ``max_waiting`` (alone, a call
-        of any size is taken: refusing it would never end). ``Unavailable`` after ``close``. Cancelling
-        the caller takes its items out of the queue; those that run already run on unheard.
+        `urgent`: before all that is not. ``Overloaded`` when others of its kind wait and these would make it more
+        than ``max_waiting`` (alone, a call of any size is taken: refusing it would never end). ``Unavailable``
+        after ``close``. Cancelling the caller takes its items out of the queue; those that run already run on
+        unheard.
         """
         if self._closed:
             raise self._is_closed()
         if not items:
             return []
-        if self._queue and len(self._queue) + len(items) > self._max_waiting:
+        queue = self._urgent if urgent else self._queue
+        if queue and len(queue) + len(items) > self._max_waiting:
             raise Overloaded(
-                f"{len(self._queue)} items wait for the {self._name} and at most {self._max_waiting} may; try later.",
+                f"{len(queue)} items wait for the {self._name} and at most {self._max_waiting} may; try later.",
                 retry_after=1.0,
             )
         loop = asyncio.get_running_loop()
         call: _Call[R] = _Call(loop.create_future(), [None] * len(items), len(items))  # type: ignore[list-item]
         with self._lock:
-            self._queue.extend((call, position, item) for position, item in enumerate(items))
+            queue.extend((call, position, item) for position, item in enumerate(items))
         self._dispatch_soon(loop)
         try:
             return await call.future
@@ -102,7 +106,8 @@ class Batcher(Generic[T, R]):
         """Fail what waits with ``Unavailable``, and return when the running batches have ended."""
         self._closed = True
         with self._lock:
-            waiting = {call for call, _, _ in self._queue}
+            waiting = {call for queue in (self._urgent, self._queue) for call, _, _ in queue}
+            self._urgent.clear()
             self._queue.clear()
         for call in waiting:
             if not call.future.done():
@@ -128,8 +133,9 @@ class Batcher(Generic[T, R]):
     def _take(self, sharers: int) -> list[_Entry[R, T]]:
         """The next batch for one of `sharers` threads, so that a small rest leaves none of them idle."""
         with self._lock:
-            share = -(-len(self._queue) // sharers)  # rounded up
-            return [self._queue.popleft() for _ in range(min(share, self._max_batch))]
+            queue = self._urgent or self._queue
+            share = -(-len(queue) // sharers)  # rounded up
+            return [queue.popleft() for _ in range(min(share, self._max_batch))]
 
     def _work(self, batch: list[_Entry[R, T]], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread: batch after batch while any waits. A busy loop would hand out the next one late."""
@@ -142,7 +148,7 @@ class Batcher(Generic[T, R]):
         """On the loop: a thread has found nothing more to do."""
         self._free += 1
         self._running.discard(running)
-        if self._queue:
+        if self.waiting:
             self._dispatch_soon(running.get_loop())
 
     def _attempt(self, items: Sequence[T]) -> list[R | _Failure]:
@@ -174,8 +180,11 @@ class Batcher(Generic[T, R]):
     def _forget(self, call: _Call[R]) -> None:
         """Take the items of a call that has ended out of the queue."""
         with self._lock:
-            if any(other is call for other, _, _ in self._queue):
-                self._queue = deque(entry for entry in self._queue if entry[0] is not call)
+            for queue in (self._urgent, self._queue):
+                if any(other is call for other, _, _ in queue):
+                    kept = [entry for entry in queue if entry[0] is not call]
+                    queue.clear()
+                    queue.extend(kept)
 
     def _is_closed(self) -> Unavailable:
         return Unavailable(f"The {self._name} is shutting down.")

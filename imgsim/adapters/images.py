@@ -5,18 +5,16 @@ and the only one that calls them. What their own limits leave open (headers of m
 thousands of scans, arrays of millions of offsets) is refused before they see it, see ``image_headers``.
 """
 
-import asyncio
 import ctypes
 import functools
 import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -28,7 +26,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imgsim.adapters.batcher import usable_cores
+from imgsim.adapters.batcher import Batcher
 from imgsim.adapters.image_headers import BIG_PIXELS, check_header, check_pixels, sniff
 from imgsim.adapters.image_pixels import reduced_rgb
 from imgsim.core.errors import BrokenImage, ImgsimError, TooManyPixels, UnsupportedImage
@@ -38,6 +36,7 @@ __all__ = ["ImageReader", "read_image", "sniff"]
 
 MAX_READS = 200_000
 """Reads that Pillow's Python parsers may make: 50 MB of PNG in chunks of 8 KiB are 25,000. About 0.3 s."""
+_MOST_WAITING = 1024
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -148,6 +147,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _call(functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [function() for function in functions]
+
+
 def _sha256(file: BinaryIO) -> str:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -169,45 +172,46 @@ class ImageReader:
     """Decodes and hashes uploads in its own threads, so never on the event loop.
 
     `max_pixels` is width times height, `min_side` the pixels that neither side of a picture is reduced below (twice
-    the model's input), `threads` None one for each core. Big decodes run one at a time, so that memory stays bounded.
+    the model's input), `threads` 0 one for each core. Big decodes run one at a time, so that memory stays bounded.
+    What is urgent, as somebody waits for the answer, goes first. ``Overloaded`` when too many wait.
     """
 
     content_types = frozenset(_PLUGINS)
 
-    def __init__(self, max_pixels: int, min_side: int, threads: int | None = None) -> None:
+    def __init__(self, max_pixels: int, min_side: int, threads: int = 0) -> None:
         self.max_pixels = max_pixels
         self.min_side = min_side
-        self._pool = ThreadPoolExecutor(threads or usable_cores(), "imgsim-decode")
-        self._big = ThreadPoolExecutor(1, "imgsim-decode-big")
+        self._pool = Batcher[Callable[[], Any], Any](_call, threads, 1, _MOST_WAITING, "image reader")
+        self._big = Batcher[Callable[[], Any], Any](_call, 1, 1, _MOST_WAITING, "reader of big images")
         _prepare_pillow(max_pixels)
 
-    async def inspect(self, file: BinaryIO) -> Inspection:
+    async def inspect(self, file: BinaryIO, urgent: bool = False) -> Inspection:
         """What `file` (read whole, from its start) is. Errors as ``read_image``. Use a file for one call at a time."""
 
         def read(big: bool) -> Inspection | None:
             file.seek(0)
             return read_image(file.read(), self.max_pixels, self.min_side, big)
 
-        return await self._decode(read)
+        return await self._decode(read, urgent)
 
     async def decode(self, data: bytes) -> Picture:
         """The picture in `data`, as in ``read_image``."""
-        found = await self._decode(lambda big: read_image(data, self.max_pixels, self.min_side, big))
+        found = await self._decode(lambda big: read_image(data, self.max_pixels, self.min_side, big), False)
         return found.picture
 
     async def sha256(self, file: BinaryIO) -> str:
         """Hexadecimal SHA-256 of all of `file`."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _sha256, file)
+        (digest,) = await self._pool.submit([lambda: _sha256(file)])
+        return str(digest)
 
-    async def _decode(self, read: Callable[[bool], Inspection | None]) -> Inspection:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._pool, read, False)
+    async def _decode(self, read: Callable[[bool], Inspection | None], urgent: bool) -> Inspection:
+        (found,) = await self._pool.submit([lambda: read(False)], urgent)
         if found is None:
-            found = await loop.run_in_executor(self._big, read, True)
-        assert found is not None
+            (found,) = await self._big.submit([lambda: read(True)], urgent)
+        assert isinstance(found, Inspection)
         return found
 
-    def close(self) -> None:
-        """Take no more work and cancel what waits; a decode that runs ends in its thread."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._big.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """Take no more work, and fail what waits; returns when the decodes that run have ended."""
+        await self._pool.close()
+        await self._big.close()

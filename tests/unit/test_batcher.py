@@ -194,3 +194,30 @@ async def test_close_fails_what_waits_and_finishes_what_runs() -> None:
         with pytest.raises(Unavailable):
             await batcher.submit([2])
     assert run.batches == [[0]]
+
+
+async def test_what_is_urgent_goes_first_and_alone() -> None:
+    run = Doubler()
+    async with opened(run, max_waiting=4) as batcher:
+        async with busy(run, batcher):
+            bulk = asyncio.create_task(batcher.submit([1, 2, 3, 4]))
+            await turn()
+            urgent = asyncio.create_task(batcher.submit([9], urgent=True))  # though no more of the others are taken
+            await turn()
+            with pytest.raises(Overloaded):
+                await batcher.submit([5])
+            assert batcher.waiting == 5
+        assert await urgent == [18]
+        assert await bulk == [2, 4, 6, 8]
+    assert run.batches == [[0], [9], [1, 2, 3, 4]]
+
+
+async def test_an_urgent_call_that_is_cancelled_leaves_the_queue() -> None:
+    run = Doubler()
+    async with opened(run) as batcher, busy(run, batcher):
+        urgent = asyncio.create_task(batcher.submit([9], urgent=True))
+        await turn()
+        urgent.cancel()
+        await turn()
+        assert batcher.waiting == 0
+    assert run.batches == [[0]]

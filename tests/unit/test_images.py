@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -371,7 +371,7 @@ HOSTILE: dict[str, tuple[type[ImgsimError] | None, Callable[[], bytes]]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet_pillow() -> None:
-    ImageReader(LIMIT, SIDE).close()
+    ImageReader(LIMIT, SIDE)
 
 
 def refused(data: bytes) -> ImgsimError | None:
@@ -473,7 +473,7 @@ def read_all_hostile_files() -> None:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.split(f"{key}:")[1].split()[0]) // 1024
 
-    ImageReader(LIMIT, SIDE).close()
+    ImageReader(LIMIT, SIDE)
     for data in valid().values():
         refused(data)
         refused(data[:-9])
@@ -487,10 +487,10 @@ def read_all_hostile_files() -> None:
 
 
 @pytest.fixture
-def reader() -> Iterator[ImageReader]:
+async def reader() -> AsyncIterator[ImageReader]:
     reader = ImageReader(LIMIT, SIDE, threads=4)
     yield reader
-    reader.close()
+    await reader.close()
 
 
 async def test_inspect_decode_and_sha256_read_a_file_from_its_start(reader: ImageReader) -> None:

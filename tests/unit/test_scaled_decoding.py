@@ -67,7 +67,7 @@ async def paths() -> AsyncIterator[Paths]:
     assert isinstance(reader, ImageReader)
     async with container.embedder() as embedder:
         yield Paths(reader, embedder)
-    reader.close()
+    await reader.close()
 
 
 def full_picture(data: bytes) -> Picture:

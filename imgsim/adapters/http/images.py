@@ -84,6 +84,7 @@ class ImagesController(Controller):
                 form.one("collection", "default"),
                 [tag for tag in form.fields.get("tags", []) if tag],
                 _metadata(form.one("metadata")),
+                form.files[0].sha256,
             )
         return Response(image, status_code=200 if image.duplicate else 202, headers={"Location": f"/images/{image.id}"})
 

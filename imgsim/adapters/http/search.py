@@ -97,7 +97,7 @@ class SearchController(Controller):
                 return await self._by_body(body, services)
             if body.text or body.url or body.positive or body.negative:
                 raise InvalidRequest("Search by one thing at a time: a file, a text, a url, or examples.")
-            found = await services.reader().inspect(form.files[0].file)
+            found = await services.reader().inspect(form.files[0].file, urgent=True)
         return await services.search().by_picture(found.picture, body.page, body.where)
 
     async def _by_body(self, body: SearchBody, services: Services) -> SearchAnswer:
@@ -106,7 +106,7 @@ class SearchController(Controller):
             raise InvalidRequest("Search by one thing: a file (multipart), text, url, or positive and negative images.")
         if body.url is not None:
             async with services.fetcher().fetch(body.url) as file:
-                found = await services.reader().inspect(file)
+                found = await services.reader().inspect(file, urgent=True)
             return await services.search().by_picture(found.picture, body.page, body.where)
         if body.text is not None:
             return await services.search().by_text(body.text, body.page, body.where)

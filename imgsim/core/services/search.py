@@ -45,7 +45,7 @@ class SearchService:
         return await self._answer(await self.vector(image), where, page, exclude={image_id})
 
     async def by_picture(self, picture: Picture, page: Page, where: SearchFilter) -> SearchAnswer:
-        vectors = await self._embedder.embed_images([picture])
+        vectors = await self._embedder.embed_images([picture], urgent=True)
         return await self._answer(vectors[0], where, page)
 
     async def by_text(self, text: str, page: Page, where: SearchFilter) -> SearchAnswer:
