@@ -102,6 +102,12 @@ class Embedding(Section):
         "efficientnet-lite0",
         description="The packaged efficientnet-lite0, or an open_clip model as ARCHITECTURE/PRETRAINED_TAG or ARCHITECTURE/PATH.pt (needs the extra clip).",
     )
+    precision: str = Field(
+        "fp32",
+        pattern="^(fp32|int8|auto)$",
+        description="What open_clip models compute images in: fp32, or int8 or auto: int8 where it passes a check on your own images, judged once while fp32 serves and used from the next start on; int8 warns where it does not pass.",
+    )
+    cache_dir: str = Field("", description="Where exported models are kept. Empty: models/ in the data directory.")
     timeout_seconds: float = Field(
         30.0, gt=0, description="How long a request to an embedder process may take, in seconds."
     )
@@ -231,15 +237,19 @@ _EMBEDDED = ("file", "memory", "sqlite", "qdrant-edge", "qdrant-memory", "inproc
 """The schemes of parts that live in one process; all others are servers, which many processes share."""
 
 
-def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(
+    config: Path | None = None, overrides: Mapping[str, Any] | None = None, environment: bool = True
+) -> Settings:
     """The effective settings: defaults < TOML file < environment < `overrides` (from the command line).
 
-    `config` falls back to ``IMGSIM_CONFIG``. ``SettingsError`` names every value that cannot be used.
+    `config` falls back to ``IMGSIM_CONFIG``; not `environment`, no variable counts, that one included.
+    ``SettingsError`` names every value that cannot be used.
     """
-    if config is None and os.environ.get("IMGSIM_CONFIG"):
-        config = Path(os.environ["IMGSIM_CONFIG"])
+    if environment:
+        _check_environment(os.environ)
+        if config is None and os.environ.get("IMGSIM_CONFIG"):
+            config = Path(os.environ["IMGSIM_CONFIG"])
     from_file = _read_toml(config) if config else {}
-    _check_environment(os.environ)
 
     class Loaded(Settings):
         @classmethod
@@ -251,11 +261,9 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Any] | Non
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (
-                InitSettingsSource(settings_cls, init_kwargs=dict(overrides or {})),
-                env_settings,
-                InitSettingsSource(settings_cls, init_kwargs=from_file),
-            )
+            given = InitSettingsSource(settings_cls, init_kwargs=dict(overrides or {}))
+            file = InitSettingsSource(settings_cls, init_kwargs=from_file)
+            return (given, env_settings, file) if environment else (given, file)
 
     try:
         return Loaded()
@@ -302,9 +310,15 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/\s]+(?=@)")
+_SECRET_PARAMETER = re.compile(
+    r"([?&][^?&=#\s]*(?:password|secret|token|api[_-]?key)[^?&=#\s]*=)[^&#\s]+", re.IGNORECASE
+)
+
+
 def mask_url(text: str) -> str:
-    """`text` without the password of a URL in it."""
-    return re.sub(r"(://[^/@:\s]*:)[^/\s]+@", r"\1**********@", text)
+    """`text` without the password of a URL in it, nor what its query has as a password, secret, token or API key."""
+    return _SECRET_PARAMETER.sub(r"\1**********", _PASSWORD.sub(r"\1**********", text))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

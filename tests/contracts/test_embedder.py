@@ -36,6 +36,12 @@ def make(url: str = "local:", **embedder: object) -> Embedder:
 
 
 @pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where exported models are kept, by all embedders of these tests."""
+    return str(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(scope="session")
 def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small open_clip model with seeded random weights, as a folder."""
     torch = pytest.importorskip("torch")
@@ -60,8 +66,10 @@ def remote_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def remote_open_clip_url(tmp_path_factory: pytest.TempPathFactory, open_clip_folder: Path) -> Iterator[str]:
-    environment = {"IMGSIM_EMBEDDER__MODEL": f"local-dir:{open_clip_folder}"}
+def remote_open_clip_url(
+    tmp_path_factory: pytest.TempPathFactory, open_clip_folder: Path, exports: str
+) -> Iterator[str]:
+    environment = {"IMGSIM_EMBEDDER__MODEL": f"local-dir:{open_clip_folder}", "IMGSIM_EMBEDDER__CACHE_DIR": exports}
     folder = tmp_path_factory.mktemp("open_clip_embedder") / "data"
     with ImgsimServer(folder, environment, role="embedder") as running:
         yield running.url
@@ -78,7 +86,8 @@ def maker(request: pytest.FixtureRequest) -> Callable[..., Embedder]:
         url = request.getfixturevalue(f"{request.param}_url")
         return lambda **more: make(url, **more)
     folder = request.getfixturevalue("open_clip_folder")
-    return lambda **more: make(model=f"local-dir:{folder}", **more)
+    exports = request.getfixturevalue("exports")
+    return lambda **more: make(model=f"local-dir:{folder}", cache_dir=exports, **more)
 
 
 @pytest.fixture(scope="session")
@@ -190,12 +199,12 @@ async def test_text_is_embedded_or_refused_by_name(embedder: Embedder) -> None:
 
 @pytest.mark.parametrize("name", ["packaged", "open_clip"])
 async def test_overload_refuses_some_and_answers_the_others(
-    name: str, request: pytest.FixtureRequest, pictures: list[Picture]
+    name: str, request: pytest.FixtureRequest, pictures: list[Picture], exports: str
 ) -> None:
     model = "efficientnet-lite0"
     if name == "open_clip":
         model = f"local-dir:{request.getfixturevalue('open_clip_folder')}"
-    async with make(model=model, threads=1, batch=2, queue=4) as embedder:
+    async with make(model=model, threads=1, batch=2, queue=4, cache_dir=exports) as embedder:
         calls = [embedder.embed_images([pictures[0]]) for _ in range(30)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, Overloaded)]

@@ -1,6 +1,7 @@
 """The embedder over HTTP: exact vectors, and what happens when the process behind it goes, changes or lies."""
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgsim.adapters.embedding import EMBEDDERS, wire
+from imgsim.adapters.images import read_image
 from imgsim.core.errors import BrokenImage, EmbeddingFailed, InvalidRequest, Overloaded, SettingsError, Unavailable
 from imgsim.core.models import Picture
 from imgsim.core.ports import Embedder
@@ -28,6 +30,7 @@ MODEL = {
     "input_size": 8,
     "supports_text": True,
 }
+LONGEST = wire.longest_side(224)
 KEY = "a-key-that-nobody-may-see"
 
 
@@ -57,7 +60,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def pictures(photos: list[Path]) -> list[Picture]:
     """Photographs, and noise in shapes that a reader of files would reduce."""
     random = np.random.default_rng(5)
-    noise = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in [(1000, 1100), (1, 1), (9000, 20)]]
+    noise = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in [(1000, 1100), (1, 1), (LONGEST, 20)]]
     return [np.array(Image.open(path).convert("RGB")) for path in photos[::20][:8]] + noise
 
 
@@ -76,7 +79,7 @@ def raw(rows: NDArray[np.float32], **headers: str) -> bytes:
 
 def vectors(request: Request) -> bytes:
     """One unit vector for each picture: its first pixel's red decides which."""
-    rows = np.eye(4, dtype="<f4")[[picture[0, 0, 0] % 4 for picture in wire.unpack(request.body)]]
+    rows = np.eye(4, dtype="<f4")[[picture[0, 0, 0] % 4 for picture in wire.unpack(request.body, LONGEST)]]
     return raw(rows)
 
 
@@ -101,7 +104,7 @@ async def scripted(
 
 def posted(server: ScriptedServer) -> list[int]:
     """How many pictures each request had."""
-    return [len(wire.unpack(request.body)) for request in server.requests if request.method == "POST"]
+    return [len(wire.unpack(request.body, LONGEST)) for request in server.requests if request.method == "POST"]
 
 
 # exactness
@@ -123,7 +126,7 @@ async def test_pictures_arrive_whole_where_no_step_can_be_done_before(colour: st
 
 
 def test_packing_is_undone_by_unpacking(pictures: list[Picture]) -> None:
-    unpacked = wire.unpack(wire.pack([*pictures, pictures[0][::-1, ::2]]))
+    unpacked = wire.unpack(wire.pack([*pictures, pictures[0][::-1, ::2]]), LONGEST)
     assert all(map(np.array_equal, unpacked, [*pictures, pictures[0][::-1, ::2]]))
 
 
@@ -146,7 +149,24 @@ SIZE_2X2 = bytes([2, 0, 0, 0, 2, 0, 0, 0])
 )
 def test_a_body_whose_sizes_do_not_fit_is_refused(body: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
-        wire.unpack(body)
+        wire.unpack(body, LONGEST)
+
+
+@pytest.mark.parametrize("shape", [(LONGEST + 1, 1, 3), (1, LONGEST + 1, 3), (LONGEST + 1, 1000, 3)])
+def test_a_picture_longer_than_any_reader_gives_is_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(EmbeddingFailed, match=f"up to {LONGEST}"):
+        wire.unpack(wire.pack([np.zeros(shape, np.uint8)]), LONGEST)
+
+
+@pytest.mark.parametrize("input_size", [64, 224, 336, 512])
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000), (60_000, 900), (9000, 9000), (700, 7200)])
+def test_what_the_reader_gives_is_taken(input_size: int, size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    Image.new("1", size).save(file, "PNG")
+    found = read_image(file.getvalue(), 100_000_000, max(448, 2 * input_size))
+    assert found is not None
+    (taken,) = wire.unpack(wire.pack([found.picture]), wire.longest_side(input_size))
+    assert taken.shape == found.picture.shape
 
 
 async def test_a_picture_larger_than_an_embedder_takes_fails_alone(colour: str, picture: Picture) -> None:
@@ -195,7 +215,7 @@ async def test_at_most_four_requests_run_at_a_time(picture: Picture) -> None:
 @pytest.mark.parametrize("status", [413, 415, 422])
 async def test_a_picture_that_the_embedder_refuses_fails_alone(status: int) -> None:
     def encode(request: Request) -> Iterable[bytes]:
-        bad = any(picture[0, 0, 0] == 255 for picture in wire.unpack(request.body))
+        bad = any(picture[0, 0, 0] == 255 for picture in wire.unpack(request.body, LONGEST))
         return [problem(status, "embedding-failed", "This one not.") if bad else vectors(request)]
 
     async with scripted(encode, batch=16) as (remote, _):
@@ -265,7 +285,7 @@ async def test_closing_tells_those_whose_batch_was_just_refused(picture: Picture
     alone, over = threading.Event(), threading.Event()
 
     def encode(request: Request) -> Iterator[bytes]:
-        if len(wire.unpack(request.body)) == 1:
+        if len(wire.unpack(request.body, LONGEST)) == 1:
             alone.set()
             over.wait(10)
         yield problem(422, "embedding-failed", "Not all of them.")

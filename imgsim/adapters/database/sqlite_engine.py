@@ -8,7 +8,7 @@ transaction with one fsync for all of them, and each is durable when its caller 
 import asyncio
 import functools
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -51,7 +51,8 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
     async def close(self) -> None:
         await self._writes.close()
         await self._reads.close()
-        await asyncio.to_thread(lambda: (self._reader.close(), self._writer.close()))
+        for connection in (self._reader, self._writer):
+            await asyncio.to_thread(connection.close)
 
     async def select(self, statement: QueryString) -> Rows:
         (rows,) = await self._reads.submit([_compiled(statement)])
@@ -65,7 +66,7 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
     # in threads
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(**{**self.connection_kwargs, "check_same_thread": False})
+        connection: sqlite3.Connection = sqlite3.connect(**{**self.connection_kwargs, "check_same_thread": False})
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA cache_size = -32768")  # KiB

@@ -1,6 +1,7 @@
 """Embedders by the scheme of ``embedder.url``. Their libraries are imported when one is chosen."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from imgsim.core.errors import SettingsError
 from imgsim.core.ports import Embedder
@@ -20,12 +21,20 @@ def _local(settings: Settings) -> Embedder:
     if "/" in wanted.model or wanted.model.startswith("local-dir:"):
         from imgsim.adapters.embedding.open_clip import OpenClipEmbedder
 
-        return OpenClipEmbedder(wanted.model, wanted.threads, wanted.batch, wanted.queue)
+        return OpenClipEmbedder(
+            wanted.model, wanted.threads, wanted.batch, wanted.queue, model_folder(settings), wanted.precision
+        )
     raise SettingsError(
         f"The setting embedder.model cannot be used: {wanted.model!r} names no model. Valid: {PACKAGED} (packaged), or "
         "an open_clip model as ARCHITECTURE/PRETRAINED_TAG (ViT-B-32/laion2b_s34b_b79k) or ARCHITECTURE/FILE "
         "(ViT-B-32/weights.pt)."
     )
+
+
+def model_folder(settings: Settings) -> Path:
+    """Where exported models are kept."""
+    named = settings.embedder.cache_dir
+    return (Path(named).expanduser() if named else settings.data_dir / "models").absolute()
 
 
 def _colour(settings: Settings) -> Embedder:

@@ -15,10 +15,10 @@ import httpx
 import open_clip
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
+from imgsim.adapters.embedding.onnx_cache import FOLDER
 from imgsim.core.errors import ModelError
 
-FOLDER = "local-dir:"
-"""open_clip's prefix for a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``."""
+CONFIG = "open_clip_config.json"
 
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer at all. Its own client repeats for 46 s when it cannot be reached."""
@@ -39,6 +39,12 @@ class Checkpoint:
     """Named by the user as a file or folder: then no hub is asked for anything."""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     """What the tag changes in the preprocessing of its architecture."""
+
+    @property
+    def files(self) -> list[Path]:
+        """All that describes the model outside of open_clip."""
+        folder = self.architecture.removeprefix(FOLDER)
+        return [self.path] if folder == self.architecture else [self.path, Path(folder) / CONFIG]
 
     def model_id(self) -> str:
         """``NAME@`` and the first 12 hex digits of the file's SHA-256 (about 0.5 s for 600 MB)."""
@@ -77,7 +83,7 @@ def find_checkpoint(model: str) -> Checkpoint:
 
 def _in_folder(folder: Path) -> Checkpoint:
     path = folder / HF_SAFE_WEIGHTS_NAME
-    for needed in (folder / "open_clip_config.json", path):
+    for needed in (folder / CONFIG, path):
         if not needed.is_file():
             raise ModelError(f"The model folder {folder} needs {needed.name}, and there is no such file.")
     return Checkpoint(f"{FOLDER}{folder}", f"{folder.name}/{path.name}", path, local=True)

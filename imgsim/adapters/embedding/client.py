@@ -75,19 +75,21 @@ class EncodeClient:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unavailable(f"{self._name} does not say which model it has; is it imgsim embedder?") from error
 
-    async def embed_pixels(self, body: bytes, count: int, model: wire.Description) -> Vectors:
+    async def embed_pixels(self, body: bytes, count: int, model: wire.Description, urgent: bool = False) -> Vectors:
         """``(count, dimensions)`` float32 for the `count` packed pictures of `body`.
 
         ``EmbeddingFailed`` when the embedder refuses one of them, ``Overloaded``.
         """
-        return await self._embed(body, wire.PIXELS, count, model)
+        return await self._embed(body, wire.PIXELS, count, model, wire.URGENT if urgent else {})
 
     async def embed_texts(self, texts: Sequence[str], model: wire.Description) -> Vectors:
         """As ``embed_pixels``; also ``TextNotSupported``."""
         return await self._embed(msgspec.json.encode({"text": texts}), "application/json", len(texts), model)
 
-    async def _embed(self, body: bytes, media_type: str, count: int, model: wire.Description) -> Vectors:
-        headers = {"Content-Type": media_type, "Accept": wire.VECTORS}
+    async def _embed(
+        self, body: bytes, media_type: str, count: int, model: wire.Description, extra: Mapping[str, str] | None = None
+    ) -> Vectors:
+        headers = {"Content-Type": media_type, "Accept": wire.VECTORS, **(extra or {})}
         size = count * model.dimensions * 4
         answer = await self._ask("POST", self._timeout_seconds, max(size, _LARGEST_MESSAGE), body, headers)
         served = answer.headers.get(wire.MODEL_HEADER, ""), answer.headers.get(wire.PREPROCESSING_HEADER, "")

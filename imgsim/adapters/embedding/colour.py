@@ -30,7 +30,7 @@ class ColourEmbedder:
     async def ping(self) -> None:
         """Always there."""
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> Vectors:
+    async def embed_images(self, pictures: Sequence[Picture], urgent: bool = False) -> Vectors:
         check_pictures(pictures)
         if not pictures:
             return np.empty((0, self.dimensions), np.float32)

@@ -1,237 +1,229 @@
-"""Any open_clip model, in this process on the CPU. torch and open_clip are imported when it opens."""
+"""Any open_clip model, in this process on the CPU: its image tower on ONNX Runtime, from an export made once."""
 
 import asyncio
-import hashlib
-import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from PIL import Image
 
 from imgsim.adapters.batcher import Batcher
 from imgsim.adapters.embedding.checks import check_pictures, text_not_supported, unit_rows
+from imgsim.adapters.embedding.int8_trial import Int8Trial
+from imgsim.adapters.embedding.onnx_cache import Found, ModelCache
+from imgsim.adapters.embedding.onnx_export import exported
+from imgsim.adapters.embedding.onnx_int8 import discard, int8_path, verdict_of
+from imgsim.adapters.embedding.onnx_session import OnnxTower
+from imgsim.adapters.embedding.preprocess import Preprocess
 from imgsim.core.errors import EmbeddingFailed, ModelError, Unavailable
 from imgsim.core.models import Picture, Vector, Vectors
 
-if TYPE_CHECKING:  # imports open_clip
-    from imgsim.adapters.embedding.checkpoints import Checkpoint
+if TYPE_CHECKING:  # imports torch
+    from imgsim.adapters.embedding.networks import Network
 
 log = logging.getLogger(__name__)
 
-LONGEST = 16
-"""Sides in a ratio above this are cut to it around the middle, which is all that a centre crop sees.
+INT8 = "+int8"
+"""Ends ``preprocessing`` where int8 computes.
 
-open_clip resizes the shorter side first, and so would make 13 GB out of a picture of 1 x 65,535 pixels.
+The collection of vectors is named by ``model_id`` alone, so that int8 goes on in the one that fp32 began: by the
+gate, the two find the same neighbours there. The embedding cache is keyed by ``preprocessing`` as well: it never
+gives out an int8 vector as one of fp32, nor do embedder processes of the two kinds pass as one.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A loaded model and what there is to say about it."""
-
-    model_id: str
-    preprocessing: str
-    dimensions: int
-    input_size: int
-    crops: bool
-    network: Any
-    transform: Callable[[Image.Image], Any]
-    tokenizer: Callable[[list[str]], Any] | None
-    no_text_reason: str
-
-
 class OpenClipEmbedder:
-    """The model ``ARCHITECTURE/PRETRAINED_TAG``, ``ARCHITECTURE/FILE`` or ``local-dir:FOLDER``, in float32.
+    """The model ``ARCHITECTURE/PRETRAINED_TAG``, ``ARCHITECTURE/FILE`` or ``local-dir:FOLDER``.
 
-    `threads` Python threads (0: one for each usable core) each compute batches of at most `batch`
-    pictures; at most `queue` wait. Within a thread torch computes on one core: measured in turns on 2 busy
-    cores with ViT-B-32, that was ahead of one Python thread with two of torch's for single pictures (9
-    against 4 pictures/s, medians) and level with it for batches of 4 (12 and 11.5) and of 8. Texts have a
-    thread of their own and do not queue behind pictures.
+    The image tower is exported to ONNX at the first start, in a child process, and kept below `cache_dir`:
+    torch is not imported here. The exceptions: a tower that no export is exact for runs on torch, and the first
+    text loads torch, open_clip and the text tower, in the thread of the texts (seconds, and about 1 GB for
+    ViT-B-32), so that a process for pictures alone never holds them.
+
+    `threads` Python threads (0: one for each usable core) each compute batches of at most `batch` pictures on
+    one core; at most `queue` wait. Texts have a thread of their own and do not queue behind pictures.
+
+    `precision` ``fp32``, or ``int8`` or ``auto``: int8 computes where it has passed the gate of ``onnx_int8`` on
+    the user's pictures. Without a verdict fp32 computes, and the pictures that come are the sample for one that
+    counts from the next start on. ``int8`` and ``auto`` differ in that ``int8`` warns where int8 is refused.
     """
 
-    def __init__(self, model: str, threads: int, batch: int, queue: int) -> None:
+    def __init__(
+        self, model: str, threads: int, batch: int, queue: int, cache_dir: Path, precision: str = "fp32"
+    ) -> None:
         self._name = model
         self._threads = threads
         self._batch = batch
         self._queue = queue
-        self._loaded: _Model | None = None
+        self._cache = ModelCache(cache_dir)
+        self._precision = precision
+        self._trial: Int8Trial | None = None
+        self._model: Found | None = None
 
     async def __aenter__(self) -> Self:
         """``ModelError`` when the extra, the architecture, the tag or the file is missing, or does not fit."""
-        self._loaded = loaded = await asyncio.to_thread(_load, self._name)
+        found, tower, self._int8 = await _open(self._name, self._cache, self._precision)
+        network: Network | None = None
+        if tower is None:
+            network = await asyncio.to_thread(_open_network, self._name, found.about.model_id)
+            embed: Callable[[Sequence[Picture]], Vectors] = network.embed_images
+        else:
+            if self._precision != "fp32" and verdict_of(found) is None:
+                self._trial = Int8Trial(found)
+            # int8 chooses the range of activations by what it computes at once: one by one, or a vector would
+            # depend on the pictures beside it.
+            batch = 1 if self._int8 else self._batch
+            embed = partial(_embed_pixels, tower, found.about.preprocess, batch, self._trial)
         self._pictures: Batcher[Picture, Vector] = Batcher(
-            partial(_run_pictures, loaded), self._threads, self._batch, self._queue, "embedding model"
+            partial(_run_pictures, embed, found.about.model_id),
+            self._threads,
+            self._batch,
+            self._queue,
+            "embedding model",
         )
-        self._texts: Batcher[str, Vector] = Batcher(
-            partial(_run_texts, loaded), 1, self._batch, self._queue, "text model"
-        )
+        texts = _Texts(self._name, found.about.model_id, network)
+        self._texts: Batcher[str, Vector] = Batcher(texts.run, 1, self._batch, self._queue, "text model")
+        self._model = found
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._loaded:
+        if self._model:
             await asyncio.gather(self._pictures.close(), self._texts.close())
+        if self._trial:
+            await self._trial.close()
 
     async def ping(self) -> None:
         self._opened()
 
     @property
     def model_id(self) -> str:
-        return self._opened().model_id
+        return self._opened().about.model_id
 
     @property
     def preprocessing(self) -> str:
-        return self._opened().preprocessing
+        return self._opened().about.preprocessing + (INT8 if self._int8 else "")
 
     @property
     def dimensions(self) -> int:
-        return self._opened().dimensions
+        return self._opened().about.dimensions
 
     @property
     def input_size(self) -> int:
-        return self._opened().input_size
+        preprocess = self._opened().about.preprocess
+        return max(preprocess.width, preprocess.height)
 
     @property
     def supports_text(self) -> bool:
-        return self._opened().tokenizer is not None
+        return not self._opened().no_text_reason
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> Vectors:
-        loaded = self._opened()
+    async def embed_images(self, pictures: Sequence[Picture], urgent: bool = False) -> Vectors:
+        opened = self._opened()
         check_pictures(pictures)
         if not pictures:
-            return np.empty((0, loaded.dimensions), np.float32)
-        return np.stack(await self._pictures.submit(pictures))
+            return np.empty((0, opened.about.dimensions), np.float32)
+        return np.stack(await self._pictures.submit(pictures, urgent))
 
     async def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        loaded = self._opened()
-        if loaded.tokenizer is None:
-            raise text_not_supported(loaded.model_id, loaded.no_text_reason)
+        """As the port says; the first call waits until the text tower is loaded."""
+        opened = self._opened()
+        if opened.no_text_reason:
+            raise text_not_supported(opened.about.model_id, opened.no_text_reason)
         if not texts:
-            return np.empty((0, loaded.dimensions), np.float32)
+            return np.empty((0, opened.about.dimensions), np.float32)
         return np.stack(await self._texts.submit(texts))
 
-    def _opened(self) -> _Model:
-        if self._loaded is None:
+    def _opened(self) -> Found:
+        if self._model is None:
             raise Unavailable("The embedding model is not open yet.")
-        return self._loaded
+        return self._model
 
 
-def _run_pictures(loaded: _Model, pictures: Sequence[Picture]) -> list[Vector]:
-    import torch
+class _Texts:
+    """Texts to vectors, in one thread: `network` or, where it is None, one that the first text loads."""
 
+    def __init__(self, model: str, model_id: str, network: "Network | None") -> None:
+        self._model = model
+        self._model_id = model_id
+        self._network = network
+
+    def run(self, texts: Sequence[str]) -> list[Vector]:
+        if self._network is None:
+            self._network = _open_network(self._model, self._model_id)
+            self._network.drop_images()
+        return list(unit_rows(self._network.embed_texts(texts), self._model_id))
+
+
+def _run_pictures(
+    embed: Callable[[Sequence[Picture]], Vectors], model_id: str, pictures: Sequence[Picture]
+) -> list[Vector]:
     try:
-        images = [
-            loaded.transform(Image.fromarray(_middle(picture) if loaded.crops else picture)) for picture in pictures
-        ]
+        rows = embed(pictures)
     except ValueError as error:  # Pillow's, for a side that would shrink to nothing
-        raise EmbeddingFailed(f"The model {loaded.model_id} cannot take this picture: {error}.") from error
-    with torch.inference_mode():
-        rows = loaded.network.encode_image(torch.stack(images)).float().numpy()
-    return list(unit_rows(rows, loaded.model_id))
+        raise EmbeddingFailed(f"The model {model_id} cannot take this picture: {error}.") from error
+    return list(unit_rows(rows, model_id))
 
 
-def _run_texts(loaded: _Model, texts: Sequence[str]) -> list[Vector]:
-    import torch
-
-    assert loaded.tokenizer is not None
-    with torch.inference_mode():
-        rows = loaded.network.encode_text(loaded.tokenizer(list(texts))).float().numpy()
-    return list(unit_rows(rows, loaded.model_id))
-
-
-def _middle(picture: Picture) -> Picture:
-    height, width = picture.shape[:2]
-    limit = LONGEST * min(height, width)
-    top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
-    return picture[top : top + limit, left : left + limit]
+def _embed_pixels(
+    tower: OnnxTower, preprocess: Preprocess, batch: int, trial: Int8Trial | None, pictures: Sequence[Picture]
+) -> Vectors:
+    """In an inference thread: preprocessing included, which so needs no threads of its own."""
+    pixels = np.empty((len(pictures), preprocess.height, preprocess.width, 3), np.uint8)
+    for place, picture in zip(pixels, pictures, strict=True):
+        place[:] = preprocess.fit(picture)
+        if trial:
+            trial.see(place)
+    return np.concatenate([tower.embed(pixels[start : start + batch]) for start in range(0, len(pixels), batch)])
 
 
-def _load(name: str) -> _Model:
-    """Find, read and try the model; in a thread, as the imports alone take seconds."""
+async def _open(model: str, cache: ModelCache, precision: str) -> tuple[Found, OnnxTower | None, bool]:
+    """`model`, its export (None where it runs on torch), and whether that is the int8 form.
+
+    An export that cannot be read is made anew, once.
+    """
+    found = await exported(model, cache)
+    if found.about.way == "torch":
+        if precision == "int8":
+            log.warning("%s runs on torch in fp32: %s", found.about.model_id, found.about.reason)
+        return found, None, False
+    if tower := await asyncio.to_thread(_open_int8, found, precision):
+        return found, tower, True
     try:
-        import open_clip
-        import torch
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        from imgsim.adapters.embedding.checkpoints import find_checkpoint
-    except ImportError as error:
-        raise ModelError(
-            f"The model {name} needs open_clip and torch: pip install 'imgsim[clip]' ({error})."
-        ) from error
-    checkpoint = find_checkpoint(name)
-    config = open_clip.get_model_config(checkpoint.architecture)
-    # One core for each calling thread, as the class says. torch has this only for the whole process.
-    torch.set_num_threads(1)
-    network = _load_network(name, checkpoint, config)
-    preprocess = PreprocessCfg(**network.visual.preprocess_cfg)
-    digest = hashlib.sha256(json.dumps(network.visual.preprocess_cfg, sort_keys=True).encode()).hexdigest()[:8]
-    _, height, width = preprocess.input_size
-    tokenizer, reason = _load_tokenizer(checkpoint.architecture, config, checkpoint.local)
-    with torch.inference_mode():
-        dimensions = network.encode_image(torch.zeros(1, *preprocess.input_size)).shape[1]
-    return _Model(
-        model_id=checkpoint.model_id(),
-        preprocessing=f"{preprocess.resize_mode}-{preprocess.interpolation}-{width}x{height}-{digest}@1",
-        dimensions=dimensions,
-        input_size=max(width, height),
-        crops=preprocess.resize_mode == "shortest",
-        network=network,
-        transform=image_transform_v2(preprocess, is_train=False),
-        tokenizer=tokenizer,
-        no_text_reason=reason,
-    )
-
-
-def _load_network(name: str, checkpoint: "Checkpoint", config: Mapping[str, Any]) -> Any:
-    """The network with its weights, in float32, ready to infer."""
-    import open_clip
-
-    tower = config["text_cfg"].get("hf_model_name")
-    if checkpoint.local and tower and not os.path.isabs(tower):
-        raise ModelError(
-            f"The text tower of {name} is described by files of the model hub ({tower}), which is not asked while a "
-            "file is named: choose a pretrained tag, or an architecture that open_clip describes itself."
-        )
-    if not checkpoint.local and checkpoint.preprocessing.get("quick_gelu", False) != config.get("quick_gelu", False):
-        log.warning(
-            "The weights of %s were trained with another activation than %s computes: architectures with and "
-            "without -quickgelu in their name differ in nothing else",
-            name,
-            checkpoint.architecture,
-        )
+        return found, await asyncio.to_thread(OnnxTower, found.network), False
+    except Exception as error:  # ONNX Runtime's errors have no common class but this
+        log.warning("The export %s cannot be read, and is made anew: %s", found.network, error)
+    cache.forget(found)
+    found = await exported(model, cache)
     try:
-        network = open_clip.create_model(
-            checkpoint.architecture,
-            pretrained=None if checkpoint.architecture.startswith("local-dir:") else str(checkpoint.path),
-            force_preprocess_cfg=dict(checkpoint.preprocessing),
-            require_pretrained=True,
-        )
-    except Exception as error:  # torch, pickle and safetensors each have their own
-        raise ModelError(f"{checkpoint.path} cannot be read as weights of {name}: {str(error)[:300]}") from error
-    return network.eval()
+        return found, await asyncio.to_thread(OnnxTower, found.network), False
+    except Exception as error:
+        raise ModelError(f"The export {found.network} cannot be read: {error}") from error
 
 
-def _load_tokenizer(architecture: str, config: Mapping[str, Any], local: bool) -> tuple[Callable[..., Any] | None, str]:
-    """The tokenizer, or why there is none. Without one the model still embeds images."""
-    import open_clip
+def _open_int8(found: Found, precision: str) -> OnnxTower | None:
+    """The int8 form where `precision` asks for it and the gate lets it."""
+    verdict = None if precision == "fp32" else verdict_of(found)
+    if verdict is None:
+        return None
+    if not verdict.passed:
+        level = logging.WARNING if precision == "int8" else logging.INFO
+        log.log(level, "%s runs in fp32: int8 did not pass the gate: %s", found.about.model_id, verdict)
+        return None
+    try:
+        tower = OnnxTower(int8_path(found.folder))
+    except Exception as error:  # ONNX Runtime's errors have no common class but this
+        log.warning("The int8 form of %s cannot be read, and is made anew: %s", found.about.model_id, error)
+        discard(found)
+        return None
+    log.info("%s runs in int8, which passed the gate: %s", found.about.model_id, verdict)
+    return tower
 
-    # Only the tokenizers of the hub take the second one. Its cache comes first: the client repeats for 20 s offline.
-    tries: list[dict[str, Any]] = [{}]
-    if config["text_cfg"].get("hf_tokenizer_name"):
-        tries = [{"local_files_only": True}] if local else [{"local_files_only": True}, {}]
-    reason = ""
-    for options in tries:
-        try:
-            return open_clip.get_tokenizer(architecture, **options), ""
-        except Exception as error:  # transformers is missing, or a file, or the hub, each with its own error
-            reason = str(error).strip().partition("\n")[0][:200]
-    log.warning("The model %s embeds pictures only: its tokenizer cannot be loaded (%s)", architecture, reason)
-    return None, f"has no tokenizer here ({reason})"
+
+def _open_network(model: str, model_id: str) -> "Network":
+    from imgsim.adapters.embedding.networks import open_network
+
+    return open_network(model, model_id)

@@ -56,12 +56,12 @@ class PackagedEmbedder:
     async def ping(self) -> None:
         self._opened()
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> Vectors:
+    async def embed_images(self, pictures: Sequence[Picture], urgent: bool = False) -> Vectors:
         batcher = self._opened()
         check_pictures(pictures)
         if not pictures:
             return np.empty((0, self.dimensions), np.float32)
-        return np.stack(await batcher.submit(pictures))
+        return np.stack(await batcher.submit(pictures, urgent))
 
     async def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise text_not_supported(self.model_id)

@@ -88,11 +88,14 @@ class RemoteEmbedder:
     def supports_text(self) -> bool:
         return self._opened().supports_text
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> Vectors:
+    async def embed_images(self, pictures: Sequence[Picture], urgent: bool = False) -> Vectors:
         model = self._opened()
         check_pictures(pictures)
         if not pictures:
             return np.empty((0, model.dimensions), np.float32)
+        if urgent:  # past the queue here, and told to the embedder
+            body = await asyncio.to_thread(_body, pictures, model.preprocessing)
+            return await self._client.embed_pixels(body, len(pictures), model, urgent=True)
         if self._waiting and len(self._waiting) + len(pictures) > self._queue:
             raise Overloaded(
                 f"{len(self._waiting)} pictures wait for the embedder and at most {self._queue} may (embedder.queue); "

@@ -7,6 +7,7 @@ caller has, and neither side spends time on it (ms of CPU for 640 x 480, to writ
 A reader of image files would moreover reduce a large picture once more.
 """
 
+import re
 import struct
 from collections.abc import Sequence
 from typing import Annotated
@@ -22,12 +23,30 @@ VECTORS = "application/octet-stream"
 """Little-endian float32, row after row."""
 MODEL_HEADER = "X-Imgsim-Model"
 PREPROCESSING_HEADER = "X-Imgsim-Preprocessing"
+URGENT = {"Priority": "u=1"}
+"""The header of a request that somebody waits for (RFC 9218)."""
 MOST_ITEMS = 64
 """Pictures or texts in one request."""
 LARGEST_BODY = 64 * 1024 * 1024
 """Bytes: 22 megapixels. The reader of uploads gives a model of 224 pixels at most 6."""
 
 _SIZE = struct.Struct("<II")
+_LONGEST = 32
+
+
+def longest_side(input_size: int) -> int:
+    """Pixels that a side of a picture has at most, where the model's input has `input_size`.
+
+    What the reader of uploads gives: 16 times the side that it does not reduce below, which is twice the input, and
+    448 at least. Beyond, filters of Pillow take memory of their own: 700 MB for 22,000,000 x 1 pixels, 20 GB for
+    1 x 22,000,000.
+    """
+    return _LONGEST * max(input_size, 224)
+
+
+def is_urgent(priority: str) -> bool:
+    """Whether a ``Priority`` header asks for more than the usual urgency, which is 3: 0 to 2, the first first."""
+    return re.search(r"(?:^|[\s,])u=[0-2](?:$|[\s,;])", priority) is not None
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -48,10 +67,11 @@ def pack(pictures: Sequence[Picture]) -> bytes:
     return b"".join(part for picture in pictures for part in (_SIZE.pack(*picture.shape[:2]), picture.tobytes()))
 
 
-def unpack(body: bytes | bytearray) -> list[Picture]:
+def unpack(body: bytes | bytearray, longest: int) -> list[Picture]:
     """The pictures in `body`: views of it.
 
-    ``InvalidRequest`` for none or more than 64, ``BrokenImage`` where the sizes and the bytes do not fit.
+    ``InvalidRequest`` for none or more than 64, ``BrokenImage`` where the sizes and the bytes do not fit,
+    ``EmbeddingFailed`` for a picture with a side of more than `longest` pixels.
     """
     pictures: list[Picture] = []
     at = 0
@@ -65,6 +85,8 @@ def unpack(body: bytes | bytearray) -> list[Picture]:
         at = pixels + height * width * 3
         if not height * width or at > len(body):
             raise BrokenImage(f"The body does not have the pixels of a picture of {width} x {height}.")
+        if max(height, width) > longest:
+            raise EmbeddingFailed(f"A picture has {width} x {height} pixels; the model takes sides of up to {longest}.")
         pictures.append(np.frombuffer(body, np.uint8, height * width * 3, pixels).reshape(height, width, 3))
     if not pictures:
         raise InvalidRequest("The body is empty; it must have at least one picture.")
