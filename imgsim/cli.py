@@ -454,16 +454,25 @@ def migrate(config: Path | None, data_dir: Path | None) -> None:
 
 
 @cli.command("migrate-data")
-@settings_options
-@json_option
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="TOML file of the settings of the deployment to copy from.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Data directory to copy from [imgsim-data].",
+)
 @click.option(
     "--to",
     "target",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="TOML file of the settings of the deployment to copy to.",
+    help="TOML file of the settings of the deployment to copy to; IMGSIM_* variables count for it alone.",
 )
-def migrate_data(config: Path | None, data_dir: Path | None, as_json: bool, target: Path) -> None:
+@json_option
+def migrate_data(config: Path | None, data_dir: Path | None, target: Path, as_json: bool) -> None:
     """Copy all images, with their vectors, to another deployment.
 
     From the data directory (or what --config says) to what the settings file --to says, as from
@@ -475,17 +484,22 @@ def migrate_data(config: Path | None, data_dir: Path | None, as_json: bool, targ
 
     from imgsim.bulk import progress_bar
     from imgsim.running import opened_storage
-    from imgsim.settings import load_settings
-    from imgsim.transfer import TransferReport, count_images, transfer
+    from imgsim.settings import load_settings, mask_url
+    from imgsim.transfer import TransferReport, check_apart, count_images, transfer
 
-    source_settings = _settings(config, data_dir)
-    target_settings = load_settings(target)
+    overrides = {"data_dir": data_dir} if data_dir else {}
+    source_settings = load_settings(config, overrides, environment=False)
+    target_settings = _settings(target, None)
+    check_apart(source_settings, target_settings)
 
     async def main() -> TransferReport:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         async with opened_storage(source_settings) as source, opened_storage(target_settings) as there:
+            if not (total := await count_images(source.images)):
+                place = mask_url(source_settings.part_url("database"))
+                raise SettingsError(f"There is no image in {place}: --data-dir or --config names the source.")
             with progress_bar("copying") as progress:
-                bar = progress.add_task("", total=await count_images(source.images))
+                bar = progress.add_task("", total=total)
                 loop.add_signal_handler(signal.SIGINT, stop.set)
                 return await transfer(source, there, lambda report: progress.update(bar, completed=report.seen), stop)
 

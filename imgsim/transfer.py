@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, cast
@@ -11,12 +11,14 @@ from uuid import UUID
 
 import numpy as np
 
-from imgsim.core.errors import ImgsimError
-from imgsim.core.models import Image, ImageFilter, ImageState, Point, derived_prefix, original_key
+from imgsim.core.errors import ImgsimError, NotSearchable, SettingsError
+from imgsim.core.models import Image, ImageFilter, ImageState, Point, Vector, derived_prefix, original_key
 from imgsim.core.ports import ImageRepository, ObjectStore, VectorIndex
+from imgsim.settings import Settings, mask_url
 
 _PAGE = 100
-_AT_ONCE = 8
+_AT_ONCE = 4
+"""Images on their way: as many large ones as an S3 store has room for."""
 _IN_MEMORY = 1 << 20
 _CLOSE = 1e-5
 """How far a component may be off after its way through two indexes: both normalise in float32."""
@@ -33,12 +35,14 @@ class Storage:
 
 @dataclass(slots=True)
 class TransferReport:
-    """Images by what became of them, and what both sides hold in the end."""
+    """Images by what became of them, and what both sides hold in the end: not the same, where the target works."""
 
     copied: int = 0
     already_there: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Id and reason."""
+    stopped: bool = False
+    """Before every image was looked at."""
     bytes: int = 0
     source: Mapping[str, int] = field(default_factory=dict)
     """Images by state, and vectors by model."""
@@ -50,9 +54,8 @@ class TransferReport:
 
     @property
     def complete(self) -> bool:
-        """Nothing failed, and the target holds at least what the source holds."""
-        missing = [name for name, count in self.source.items() if self.target.get(name, 0) < count]
-        return not self.failed and not missing
+        """Every image of the source, by its id, is in the target."""
+        return not self.failed and not self.stopped
 
 
 async def transfer(
@@ -70,8 +73,9 @@ async def transfer(
             await target.vectors.open_collection(model, dimensions)
     async for images in _pages(source.images):
         if stop.is_set():
+            report.stopped = True
             break
-        there = await target.images.get_many([image.id for image in images])
+        there = await _whole(target, images)
         report.already_there += len(there)
         await _copy_page(source, target, [image for image in images if image.id not in there], report)
         on_progress(report)
@@ -80,6 +84,14 @@ async def transfer(
         await target.vectors.set_live(live)
     report.source, report.target = await _holdings(source), await _holdings(target)
     return report
+
+
+def check_apart(source: Settings, target: Settings) -> None:
+    """``SettingsError`` where both keep something in the same place: a copy onto itself."""
+    for part in ("objects", "database", "vectors"):
+        url = target.part_url(part)
+        if source.part_url(part).rstrip("/") == url.rstrip("/"):
+            raise SettingsError(f"Source and target have the same {part}.url ({mask_url(url)}).")
 
 
 async def count_images(images: ImageRepository) -> int:
@@ -103,6 +115,25 @@ async def _dimensions(source: Storage, model: str) -> int | None:
     return None
 
 
+async def _whole(target: Storage, images: Sequence[Image]) -> set[UUID]:
+    """Those of `images` that `target` has: the row, and the vector where that can be searched for."""
+    there = await target.images.get_many([image.id for image in images])
+    whole = set(there)
+    for model, group in _by_model(there.values()).items():
+        ids = [image.id for image in group]
+        whole -= set(ids) - (await _fetch(target.vectors, model, ids)).keys()
+    return whole
+
+
+def _by_model(images: Iterable[Image]) -> Mapping[str, Sequence[Image]]:
+    """The searchable ones."""
+    groups: dict[str, list[Image]] = {}
+    for image in images:
+        if image.searchable and image.embedding is not None:
+            groups.setdefault(image.embedding.model, []).append(image)
+    return groups
+
+
 async def _copy_page(source: Storage, target: Storage, images: Sequence[Image], report: TransferReport) -> None:
     missing = await _copy_vectors(source, target, images)
     turn = asyncio.Semaphore(_AT_ONCE)
@@ -115,11 +146,12 @@ async def _copy_page(source: Storage, target: Storage, images: Sequence[Image], 
                 stored = await target.images.add(
                     image if resting else replace(image, state=ImageState.PENDING, stage=None, embedding=None)
                 )
+                if stored.duplicate:
+                    await _take_back(target, image.id)
             except ImgsimError as error:
                 report.failed.append((str(image.id), error.message))
                 return
         if stored.duplicate:
-            await target.objects.delete(original_key(image.id))
             report.failed.append((str(image.id), f"The target has these bytes already, as {stored.id}."))
         else:
             report.copied += 1
@@ -127,24 +159,38 @@ async def _copy_page(source: Storage, target: Storage, images: Sequence[Image], 
     await asyncio.gather(*(copy(image) for image in images))
 
 
+async def _take_back(target: Storage, image_id: UUID) -> None:
+    """Remove what was copied of an image whose row `target` has refused."""
+    await target.vectors.delete([image_id])
+    keys = [info.key async for info in target.objects.list(derived_prefix(image_id))]
+    for key in (*keys, original_key(image_id)):
+        await target.objects.delete(key)
+
+
 async def _copy_vectors(source: Storage, target: Storage, images: Sequence[Image]) -> set[UUID]:
     """Returns the searchable images whose vector the source does not have."""
     missing: set[UUID] = set()
-    by_model: dict[str, list[Image]] = {}
-    for image in images:
-        if image.searchable and image.embedding is not None:
-            by_model.setdefault(image.embedding.model, []).append(image)
-    for model, group in by_model.items():
+    for model, group in _by_model(images).items():
         ids = [image.id for image in group]
-        vectors = await source.vectors.fetch(model, ids)
+        vectors = await _fetch(source.vectors, model, ids)
+        missing |= set(ids) - vectors.keys()
+        if not vectors:
+            continue
         points = [Point(i.id, vectors[i.id], i.collection, i.tags) for i in group if i.id in vectors]
         await target.vectors.upsert(model, points)
         arrived = await target.vectors.fetch(model, ids)
         for point in points:
             if point.id not in arrived or not np.allclose(arrived[point.id], point.vector, atol=_CLOSE):
                 raise ImgsimError(f"The vector of {point.id} did not arrive as it was sent.")
-        missing |= set(ids) - vectors.keys()
     return missing
+
+
+async def _fetch(index: VectorIndex, model: str, ids: Sequence[UUID]) -> Mapping[UUID, Vector]:
+    """None where the index has no collection of `model`."""
+    try:
+        return await index.fetch(model, ids)
+    except NotSearchable:
+        return {}
 
 
 async def _copy_objects(source: ObjectStore, target: ObjectStore, image: Image) -> int:

@@ -31,6 +31,19 @@ _RESOLVERS = 8  # threads: names that take long to resolve must not hold up thos
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the IPv4 address in the last 32 bits
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291: all that is assigned so far
+_NOT_HOSTS = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "168.63.129.16/32",  # Azure's WireServer, which gives virtual machines their secrets
+            "192.0.0.0/24",  # RFC 6890, protocol assignments: Oracle's metadata, and addresses that the network answers
+            "192.88.99.0/24",  # RFC 7526: relays from IPv4 to IPv6, given up
+            "2001::/23",  # RFC 2928, protocol assignments: Teredo, which holds an IPv4 address, ORCHID and the like
+            "3fff::/20",  # RFC 9637: documentation
+        ),
+    )
+)
+"""What ``is_global`` lets pass, always or in some releases of Python, and yet is no host on the internet."""
 _HEADERS: Mapping[bytes | str, bytes | str] = {
     "Accept": "image/*, */*;q=0.1",
     "Accept-Encoding": "identity",
@@ -41,6 +54,8 @@ _HEADERS: Mapping[bytes | str, bytes | str] = {
 def is_public(text: str) -> bool:
     """Whether `text` is the address of a host on the internet; an IPv4 address inside an IPv6 one is what counts."""
     address = ipaddress.ip_address(text)
+    if any(address in network for network in _NOT_HOSTS):
+        return False
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast
     inner = address.ipv4_mapped or address.sixtofour

@@ -9,6 +9,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import boto3
@@ -16,9 +17,10 @@ import httpx
 import pytest
 
 from imgsim.adapters.objects import OBJECT_STORES
+from imgsim.adapters.objects.s3 import S3ObjectStore
 from imgsim.adapters.objects.s3_location import S3Location, check_endpoint
 from imgsim.adapters.objects.s3_upload import WHOLE_BYTES
-from imgsim.core.errors import SettingsError, Unavailable
+from imgsim.core.errors import Overloaded, SettingsError, Unavailable
 from imgsim.core.models import PresignedPut
 from imgsim.core.ports import ObjectStore
 from imgsim.settings import Objects, Settings
@@ -162,12 +164,64 @@ def name_of(bucket: str) -> str:
     return S3Location.parse(bucket).bucket
 
 
+# the memory of uploads on their way
+
+
+class CountingSource(io.BytesIO):
+    """Knows what all of them have handed out."""
+
+    read_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        CountingSource.read_bytes += len(content)
+        return content
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[str]:
+    """Its endpoint: it answers a HEAD, takes all else and says nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (await reader.readuntil(b"\r\n\r\n")).startswith(b"HEAD"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        while await reader.read(MIB):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("count", "size", "taken"), [(30, 10 * MIB, 12), (6, 40 * MIB, 4)], ids=["whole", "in parts"])
+async def test_a_server_that_never_answers_does_not_fill_the_memory(count: int, size: int, taken: int) -> None:
+    content = bytes(size)
+    CountingSource.read_bytes = 0
+    async with silent_server() as endpoint, opened(f"s3://slow?endpoint={endpoint}") as store:
+        puts = [asyncio.create_task(store.put("a/b", CountingSource(content), "image/png")) for _ in range(count)]
+        refused = [await each for each in asyncio.as_completed(map(failure, puts[taken:]), timeout=20)]
+        assert {type(error) for error in refused} == {Overloaded}
+        assert not any(put.done() for put in puts[:taken])
+        assert CountingSource.read_bytes <= 128 * MIB
+        for put in puts:
+            put.cancel()
+        await asyncio.gather(*puts, return_exceptions=True)
+        assert isinstance(store, S3ObjectStore)
+        async with store._room.taken(128 * MIB):
+            """All of it is back."""
+
+
+async def failure(task: asyncio.Task[int]) -> BaseException | None:
+    await asyncio.wait([task])
+    return task.exception()
+
+
 # presigned requests
 
 
 async def test_a_presigned_get_names_the_file_and_ends(store: ObjectStore, client: httpx.AsyncClient) -> None:
     await put(store, "a/b", CONTENT)
-    url = await store.presign_get("a/b", 1, 'Grüße "1".png')
+    url = await store.presign_get("a/b", 3, 'Grüße "1".png')
     assert url is not None
     answer = await client.get(url)
     assert answer.content == CONTENT

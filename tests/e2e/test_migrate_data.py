@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,34 @@ def test_bytes_that_are_not_those_of_their_row_are_not_copied(source: Path, targ
     assert broken.name in done.stderr
     assert "SHA-256" in done.stderr
     assert "Not complete" in done.stderr
+
+
+def test_the_environment_is_about_the_target_alone(source: Path, target: Path, seaweedfs: SeaweedFS) -> None:
+    """As in the shell of one who runs the cluster."""
+    database = tomllib.loads(target.read_text())["database"]["url"]
+    cluster = {"IMGSIM_CONFIG": str(target), "IMGSIM_DATABASE__URL": database, "IMGSIM_VECTORS__URL": database}
+    environment = {**seaweedfs.environment, **cluster}
+    done = imgsim("migrate-data", "--data-dir", source, "--to", target, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert "24 copied, 0 already there, 0 failed" in done.stdout
+
+    own = source.parent / "own.toml"
+    own.write_text(f'data_dir = "{source}"')
+    again = imgsim("migrate-data", "--config", own, "--to", target, environment=environment)
+    assert "0 copied, 24 already there, 0 failed" in again.stdout
+
+
+def test_a_source_without_images_is_an_error(tmp_path: Path, target: Path, seaweedfs: SeaweedFS) -> None:
+    (tmp_path / "empty").mkdir()
+    environment = dict(seaweedfs.environment)
+    done = imgsim("migrate-data", "--data-dir", tmp_path / "empty", "--to", target, environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "There is no image in sqlite://" in done.stderr
+    assert "--data-dir" in done.stderr
+
+
+def test_a_deployment_is_not_copied_onto_itself(target: Path, seaweedfs: SeaweedFS) -> None:
+    environment = dict(seaweedfs.environment)
+    done = imgsim("migrate-data", "--config", target, "--to", target, environment=environment)
+    assert done.returncode == 2
+    assert "Source and target have the same objects.url" in done.stderr

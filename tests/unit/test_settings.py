@@ -74,6 +74,15 @@ def test_a_file_on_the_command_line_wins_over_the_one_in_the_environment(
     assert load_settings(toml("port = 1234")).port == 1234
 
 
+def test_without_the_environment_no_variable_counts(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGSIM_CONFIG", str(toml("port = 1234")))
+    monkeypatch.setenv("IMGSIM_DATABASE__URL", "postgresql://me@host/other")
+    monkeypatch.setenv("IMGSIM_OF_ANOTHER", "x")
+    assert load_settings(environment=False).model_dump() == Settings.model_construct().model_dump()
+    own = toml("port = 4321")
+    assert load_settings(own, {"host": "::1"}, environment=False).port == 4321
+
+
 @pytest.mark.parametrize("value", ["a,b", " a , b ,", '["a", "b"]', ' ["a","b"]'])
 def test_lists_in_the_environment_are_json_or_have_commas(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("IMGSIM_AUTH__KEYS", value)
@@ -168,6 +177,14 @@ def test_secrets_and_passwords_are_masked_wherever_they_are_shown() -> None:
     assert shown(settings)["database.url"] == '"postgresql://me:**********@db/imgsim"'
 
 
+def test_a_password_in_the_query_of_a_url_is_shown_nowhere() -> None:
+    url = "postgresql://db/imgsim?user=me&password=hunter2"
+    settings = load_settings(overrides={"database": {"url": url}})
+
+    assert "hunter2" not in repr(list(describe(settings)))
+    assert "hunter2" not in repr(masked_values(settings))
+
+
 @pytest.mark.parametrize(
     ("url", "masked"),
     [
@@ -176,6 +193,16 @@ def test_secrets_and_passwords_are_masked_wherever_they_are_shown() -> None:
         ("http://host:8000/a@b", "http://host:8000/a@b"),
         ("s3://bucket?endpoint=http://me:pw@minio:9000", "s3://bucket?endpoint=http://me:**********@minio:9000"),
         ("sqlite:///a/b.sqlite", "sqlite:///a/b.sqlite"),
+        ("postgresql://host/db?user=me&password=p@s:s", "postgresql://host/db?user=me&password=**********"),
+        ("postgresql://host/db?sslPassword=pw&ssl=require", "postgresql://host/db?sslPassword=**********&ssl=require"),
+        ("redis://me:pw@host/0?db=1&password=pw#x", "redis://me:**********@host/0?db=1&password=**********#x"),
+        (
+            "http://host/?access_token=a.b&client_secret=c",
+            "http://host/?access_token=**********&client_secret=**********",
+        ),
+        ("https://qdrant:6333?api-key=abc", "https://qdrant:6333?api-key=**********"),
+        ("postgresql://me@host/db?statement_cache_size=0", "postgresql://me@host/db?statement_cache_size=0"),
+        ("postgresql://host/password=x?user=token", "postgresql://host/password=x?user=token"),
     ],
 )
 def test_only_the_password_of_a_url_is_masked(url: str, masked: str) -> None:

@@ -49,9 +49,11 @@ async def encode(request: AnyRequest, services: Injected) -> Response[Any]:
     """A raw image as body, multipart with `file` (1 to 64), or JSON with `text` or `url` (one, or a list of up to 64).
 
     Vectors have unit length. One gives `embedding`, several give `embeddings`, in the order sent. With
-    `Accept: application/octet-stream` the answer is raw little-endian float32, row after row.
+    `Accept: application/octet-stream` the answer is raw little-endian float32, row after row. One image with the
+    header `Priority: u=0` (to 2, RFC 9218) goes before what others have sent.
     """
     kind = media_type(request)
+    urgent = wire.is_urgent(request.headers.get("priority", ""))
     if kind == "application/json":
         return await _by_json(request, services)
     if kind == "multipart/form-data":
@@ -62,11 +64,13 @@ async def encode(request: AnyRequest, services: Injected) -> Response[Any]:
             vectors = await _embed(services, [nullcontext(upload.file) for upload in form.files], "File")
         return _answer(request, services, vectors, len(vectors) == 1)
     if kind == wire.PIXELS:
-        pictures = wire.unpack(await read_bytes(request, wire.LARGEST_BODY, "The body"))
-        return _answer(request, services, await services.embedder().embed_images(pictures), len(pictures) == 1)
+        body = await read_bytes(request, wire.LARGEST_BODY, "The body")
+        embedder = services.embedder()
+        pictures = wire.unpack(body, wire.longest_side(embedder.input_size))
+        return _answer(request, services, await embedder.embed_images(pictures, urgent), len(pictures) == 1)
     async with read_raw(request, services.max_upload_bytes) as file:
-        picture = (await services.reader().inspect(file)).picture
-    return _answer(request, services, await services.embedder().embed_images([picture]), True)
+        picture = (await services.reader().inspect(file, urgent)).picture
+    return _answer(request, services, await services.embedder().embed_images([picture], urgent), True)
 
 
 async def _by_json(request: AnyRequest, services: Services) -> Response[Any]:

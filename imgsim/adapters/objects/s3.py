@@ -14,6 +14,7 @@ from imgsim import __version__
 from imgsim.adapters.objects import CHUNK_BYTES, check_key, check_prefix, check_range, is_key
 from imgsim.adapters.objects.s3_errors import CALL_SECONDS, http_status, translated
 from imgsim.adapters.objects.s3_location import S3Location
+from imgsim.adapters.objects.s3_room import Room
 from imgsim.adapters.objects.s3_upload import upload
 from imgsim.core.errors import ObjectNotFound, SettingsError
 from imgsim.core.models import ObjectInfo, PresignedPut
@@ -21,13 +22,16 @@ from imgsim.core.models import ObjectInfo, PresignedPut
 _LAST_BYTE = (1 << 62) - 1  # what servers still read as a number; no object is that large
 _LIST_PAGE = 1000  # S3's limit
 _PING_SECONDS = 5.0
+_ROOM_BYTES = 128 << 20  # for uploads on their way: 60 of 2 MB, or 4 large ones
+_ROOM_SECONDS = 5.0
 
 
 class S3ObjectStore:
     """Keys begin with the prefix of `location`; presigned URLs name `public_endpoint`, where there is one.
 
     The bucket is made when it is missing. Every upload carries the SHA-256 of what it brings, as a signed
-    header that the server checks. A process that is killed while it stores an object in parts leaves parts
+    header that the server checks. Those on their way share 128 MiB of memory: where that stays full for 5 s,
+    ``put`` raises ``Overloaded``. A process that is killed while it stores an object in parts leaves parts
     behind, which nobody sees: let a lifecycle rule (``AbortIncompleteMultipartUpload``) remove them.
     """
 
@@ -35,6 +39,7 @@ class S3ObjectStore:
         self._location = location
         self._bucket = location.bucket
         self._public_endpoint = public_endpoint
+        self._room = Room(_ROOM_BYTES, _ROOM_SECONDS)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
@@ -68,7 +73,7 @@ class S3ObjectStore:
     async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
         target = self._object(key)
         async with self._translated(key, seconds=None):  # a large object takes its time
-            return await upload(self._client, target, content_type, source)
+            return await upload(self._client, target, content_type, source, self._room)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         target = self._object(key)
