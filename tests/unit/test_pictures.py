@@ -77,3 +77,13 @@ async def test_a_picture_larger_than_the_buffer_slows_nobody_down() -> None:
     buffer = PictureBuffer(max_bytes=10)
     buffer.put(uuid4(), picture(75))
     await asyncio.wait_for(buffer.wait_for_room(60), 5)
+
+
+def test_what_nobody_takes_leaves_when_others_need_the_room() -> None:
+    buffer, left, new = PictureBuffer(300, keep_seconds=0.0), uuid4(), uuid4()
+    buffer.put(left, picture(300))
+    time.sleep(0.001)
+    buffer.put(new, picture(300))
+
+    assert buffer.pop(left) is None
+    assert buffer.pop(new) is not None
