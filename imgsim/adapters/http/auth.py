@@ -22,7 +22,7 @@ def api_key_guard(keys: Sequence[str], loopback_only: bool) -> Guard:
     """
     wanted = [key.encode() for key in keys]
 
-    def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         if not wanted:
             _refuse_other_sites(connection, loopback_only)
             return
