@@ -1,7 +1,6 @@
 """The command line. Results on stdout, messages on stderr; exit status 0 only on success."""
 
 import asyncio
-import gc
 import json
 import logging
 import signal
@@ -155,21 +154,20 @@ async def _serve(role: str, settings: Any) -> None:
 
     from imgsim import roles
     from imgsim.container import Container
+    from imgsim.memory import limit_arenas, settle
     from imgsim.running import opened, working
     from imgsim.serving import bind, check_exposure
     from imgsim.serving import serve as serve_http
 
     check_exposure(settings)
+    limit_arenas()
     container = Container(settings=settings, role=roles.BY_NAME[role])
     app = container.app()
     async with opened(container, patient=True), AsyncExitStack() as stack:
         listening, url = bind(settings)
         if role == "serve":
             container.lock().note(url)
-        # What start-up made stays; walking over it again and again cost 5 % of an ingest.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 50, 100)
+        settle()
         works = container.role().works
         if works:
             await stack.enter_async_context(working(container))
@@ -451,6 +449,86 @@ def migrate(config: Path | None, data_dir: Path | None) -> None:
 
     ran = _run(migrate_database(_settings(config, data_dir)))
     click.echo(f"Ran the migrations {', '.join(ran)}." if ran else "The database is up to date.")
+
+
+@cli.command()
+@settings_options
+@json_option
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True),
+    help="Folder of your own photographs to measure on; int8 is judged by them, and not without.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True, max=600),
+    default=3.0,
+    show_default=True,
+    help="Seconds of full load for each candidate.",
+)
+@click.option(
+    "--write",
+    "target",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Put the choice into this TOML file of settings; all else in it stays, comments too.",
+)
+def tune(
+    config: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+    images: Path | None,
+    seconds: float,
+    target: Path | None,
+) -> None:
+    """Measure the model on this machine, and choose its threads, batch and precision.
+
+    \b
+    imgsim tune                                      measure, print, change nothing
+    imgsim tune --images ~/Pictures --write my.toml  judge int8, too, and keep the choice
+    imgsim serve --config my.toml                    use it
+
+    Takes half a minute with the packaged model, and a few minutes with one of open_clip. Tries one thread,
+    half of the cores and all of them; with open_clip models then batches of 1 to 16 pictures and, with
+    --images of at least 16 different pictures, int8, if it finds the same neighbours among them as fp32.
+    The fastest is chosen, or what is simpler and within 3 % of it.
+
+    images/s is with all threads busy; alone ms is one picture with nothing beside it; busy ms is a search
+    by image while all threads are busy, which waits longer the larger the batch is.
+
+    A running server on the same data directory is not in the way, but disturbs what is measured, as all
+    else on the machine does. Ctrl-C ends it; nothing is written then.
+    """
+    from rich.console import Console
+
+    from imgsim.bulk import find_files
+    from imgsim.tuning import as_table, as_toml, check_tunable, overridden, with_chosen, write_chosen
+    from imgsim.tuning import tune as measure
+
+    settings = _settings(config, data_dir)
+    check_tunable(settings)
+    if target:
+        with_chosen(target, {})  # what cannot be written is found before
+    files = [path for path, _ in find_files([images])] if images else []
+    with Console(stderr=True).status("measuring") as status:
+        found = _run(measure(settings, files, seconds, status.update))
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        pictures = f"{found.pictures} of your pictures" if found.pictures else "made pictures"
+        click.echo(f"{found.model} on {found.cores} cores, {pictures}\n")
+        for line in as_table(found):
+            click.echo(line)
+        click.echo(f"\n{as_toml(found.chosen)}", nl=False)
+    if found.int8:
+        click.echo(found.int8, err=True)
+    if not target:
+        click.echo("Nothing is changed: --write FILE puts these lines into a file for --config.", err=True)
+        return
+    write_chosen(target, found.chosen)
+    click.echo(f"Written to {target}; it counts from the next start with --config {target} on.", err=True)
+    for name in overridden(found.chosen):
+        click.echo(f"The environment variable {name} goes before it.", err=True)
 
 
 @cli.command("migrate-data")
