@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -42,7 +42,7 @@ async def opened(container: Container, patient: bool = False) -> AsyncIterator[N
             await stack.enter_async_context(container.relay())
             stack.push_async_callback(container.ingest().settle)
         if "embedder" in role.parts:
-            stack.callback(container.reader().close)
+            stack.push_async_callback(container.reader().close)
         yield
 
 
@@ -100,15 +100,19 @@ async def tending(container: Container, consume: Callable[[], Awaitable[None]] |
         await container.images().end_leases()  # the lock says that no other process works here
         await lifecycle.bury()
 
-    async def begin() -> None:
+    async def work() -> None:
         await runner.recover()  # before anything new: what killed a process must not do so beside others
         if consume is not None:
             await consume()
 
     every = settings.jobs.reconcile_seconds
-    reconcile = lifecycle.reconcile_forever(every, runner.renew)
-    loops = (begin(), runner.heartbeat(), runner.recover_forever(every), reconcile)
-    tasks = [asyncio.create_task(work) for work in loops]
+    loops: Mapping[str, Callable[[], Awaitable[None]]] = {
+        "work": work,
+        "heartbeat": runner.heartbeat,
+        "recover": partial(runner.recover_forever, every),
+        "reconcile": partial(lifecycle.reconcile_forever, every, runner.renew),
+    }
+    tasks = [asyncio.create_task(_kept_up(name, loop), name=name) for name, loop in loops.items()]
     try:
         yield
     finally:
@@ -118,6 +122,20 @@ async def tending(container: Container, consume: Callable[[], Awaitable[None]] |
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await runner.release()
+
+
+async def _kept_up(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run `loop` until this is cancelled, anew whenever it breaks: the process would live on without it, and do
+    nothing."""
+    while True:
+        try:
+            return await loop()
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            log.error("the loop %r broke and begins again", name, exc_info=error)
+        await asyncio.sleep(_SECONDS_BETWEEN_ATTEMPTS)
 
 
 @asynccontextmanager

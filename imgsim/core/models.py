@@ -99,7 +99,7 @@ class Bell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An upload straight to the object store that was announced and is not confirmed yet."""
+    """An upload straight to the object store that was announced. It outlives being confirmed: bytes can still come."""
 
     id: UUID
     """The id that the image will have."""
@@ -111,7 +111,9 @@ class Reservation:
     tags: Sequence[str]
     metadata: Mapping[str, Any]
     expires_at: datetime
-    """After this the reservation, and what lies in the object store, may be removed."""
+    """After this the reservation may be removed, and what lies in the object store without a row."""
+    image: UUID | None = None
+    """The image that came of it, once it was confirmed: of this id, or another one with the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,10 @@ class ImageRepository(Adapter, Protocol):
         """``ImageNotFound`` when there is none."""
         ...
 
+    async def mark_confirmed(self, image_id: UUID, came_of_it: UUID) -> None:
+        """Note the image that came of the reservation. A missing one is no error."""
+        ...
+
     async def unreserve(self, image_id: UUID) -> None:
         """Forget the reservation. A missing one is no error."""
         ...
@@ -300,8 +304,9 @@ class JobQueue(Adapter, Protocol):
     async def consume(self, handle: Callable[[Sequence[UUID]], Awaitable[None]], concurrency: int) -> None:
         """Call `handle` with the ids that ring, at most `concurrency` images at a time, until cancelled.
 
-        On cancellation the running calls are cancelled too and awaited. An exception of `handle` is
-        logged and ends that call only.
+        On cancellation the running calls are cancelled too and awaited. Where `handle` raises ``Unavailable``,
+        its bells ring on: at once for other consumers, after ``retry_after`` for this one. Any other exception
+        is logged and ends that call only.
         """
         ...
 
@@ -334,10 +339,11 @@ class Embedder(Adapter, Protocol):
     @property
     def supports_text(self) -> bool: ...
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> Vectors:
+    async def embed_images(self, pictures: Sequence[Picture], urgent: bool = False) -> Vectors:
         """``(n, dimensions)`` float32, rows of unit length, in the order of `pictures`.
 
-        Calls that wait at the same time are computed together. ``EmbeddingFailed`` for a picture that
+        Calls that wait at the same time are computed together; those that are `urgent`, as somebody waits for the
+        answer, before the others. ``EmbeddingFailed`` for a picture that
         the model cannot take; ``Overloaded`` when too many wait.
         """
         ...

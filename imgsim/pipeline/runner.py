@@ -27,12 +27,15 @@ from imgsim.core.events import EventBus
 from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageEvent
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.services.ingest import ImageReader
+from imgsim.pipeline.gate import Gate
 from imgsim.pipeline.stage import Ports, Stage, StageContext
 
 log = logging.getLogger("imgsim.pipeline")
 
 _LONGEST_WAIT = 300.0
 _SECONDS_ALONE = 5.0
+_SECONDS_AT_THE_GATE = 1.0
+_FOR_GOOD = 86_400.0
 _SECONDS_BETWEEN_LOOKS = 1.0
 _MOST_LOST = 100
 _LONGEST_RETRY_LATER = 30 * 86_400.0
@@ -65,33 +68,6 @@ Note = Callable[[], Awaitable[Image]]
 """Writes down how an attempt ended."""
 
 
-class Gate:
-    """Open unless somebody holds it shut."""
-
-    def __init__(self) -> None:
-        self._holders = 0
-        self._event = asyncio.Event()
-        self._event.set()
-
-    async def opened(self) -> None:
-        await self._event.wait()
-
-    @contextlib.contextmanager
-    def shut(self) -> Iterator[None]:
-        self._holders += 1
-        self._event.clear()
-        try:
-            yield
-        finally:
-            self._holders -= 1
-            if not self._holders:
-                self._event.set()
-
-    def open_for_good(self) -> None:
-        """Let everybody through: the process stops, and they will see that it does."""
-        self._event.set()
-
-
 class Runner:
     def __init__(
         self,
@@ -119,21 +95,26 @@ class Runner:
         self._gate = Gate()
         self._waiting: asyncio.Task[None] | None = None
         self._unnoted: list[tuple[Image, Note]] = []
+        self._suspects: set[UUID] = set()  # were under way both times when a part went away
         self._draining = False
 
     async def process(self, image_ids: Sequence[UUID]) -> None:
         """Claim those of `image_ids` that can be claimed, and take each through all stages.
 
-        One image's failure is that image's alone. Waits while the gate is shut. Cancelled, it leaves its
-        claims to ``release``.
+        One image's failure is that image's alone. ``Unavailable`` where the gate stays shut, or the process is
+        about to stop: these images are left to others. Cancelled, it leaves its claims to ``release``.
         """
-        await self._gate.opened()
+        try:
+            async with asyncio.timeout(_SECONDS_AT_THE_GATE):
+                await self._gate.opened()
+        except TimeoutError as error:
+            raise Unavailable("This process takes no images for now.", _SECONDS_AT_THE_GATE) from error
         if self._draining:
-            await asyncio.Event().wait()  # until cancelled: the bell is left to others
+            raise Unavailable("This process takes no more images.", _FOR_GOOD)
         # A bell for what runs here already: the reconciler's, after a sleep longer than the lease.
         await self._process([image_id for image_id in image_ids if image_id not in self._held])
 
-    async def _process(self, image_ids: Sequence[UUID], lost: bool = False) -> None:
+    async def _process(self, image_ids: Sequence[UUID], *, lost: bool = False, on_trial: bool = False) -> None:
         if self._draining:
             return
         images, policy = self._ports.images, self._policy
@@ -145,7 +126,7 @@ class Runner:
         tasks = []
         for image in claimed:
             self._events.publish(ImageEvent.of(image))
-            task = asyncio.create_task(self._attempt(image), name=f"image {image.id}")
+            task = asyncio.create_task(self._attempt(image, on_trial), name=f"image {image.id}")
             self._held[image.id] = task
             task.add_done_callback(partial(self._let_go, image.id))
             tasks.append(task)
@@ -173,30 +154,30 @@ class Runner:
         """
         await self._gate.opened()
         try:
-            lost = await self._ports.images.lost(_MOST_LOST)
+            if lost := await self._ports.images.lost(_MOST_LOST):
+                with self._gate.shut():
+                    await self._until_idle()
+                    for image_id in lost:
+                        await self._process_alone(image_id, lost=True)
         except Unavailable as error:
             self._hold_back(error)
-            return
-        if lost:
-            with self._gate.shut():
-                await self._process_alone(lost)
+        except Exception:
+            log.exception("the images of dead processes could not be processed")
 
-    async def _process_alone(self, image_ids: Sequence[UUID]) -> None:
+    async def _until_idle(self) -> None:
         if self._held:
             await asyncio.wait(list(self._held.values()), timeout=_SECONDS_ALONE)
-        for image_id in image_ids:
-            task = asyncio.create_task(self._process([image_id], lost=True))
-            self._alone.add(task)
-            task.add_done_callback(self._alone.discard)
-            await asyncio.wait([task], timeout=_SECONDS_ALONE)
+
+    async def _process_alone(self, image_id: UUID, *, lost: bool = False, on_trial: bool = False) -> None:
+        task = asyncio.create_task(self._process([image_id], lost=lost, on_trial=on_trial))
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+        await asyncio.wait([task], timeout=_SECONDS_ALONE)
 
     async def recover_forever(self, every_seconds: float) -> None:
         while True:
             await asyncio.sleep(every_seconds)
-            try:
-                await self.recover()
-            except Exception:
-                log.exception("the images of dead processes could not be processed")
+            await self.recover()
 
     def _hold_back(self, error: Unavailable) -> None:
         """Take no more images until every part answers: attempts that must fail help nobody."""
@@ -209,13 +190,31 @@ class Runner:
             while True:
                 while not await self._ports.answer():  # noqa: ASYNC110 (servers tell nobody that they are back)
                     await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-                unnoted, self._unnoted = self._unnoted, []
-                for image, note in unnoted:
-                    with self._abandoning(image, note):
-                        self._events.publish(ImageEvent.of(await note()))
-                if not self._unnoted:
+                if self._unnoted:
+                    await self._note_again()
+                elif self._suspects:
+                    await self._try_suspects()
+                else:
                     break
         log.info("taking images again")
+
+    async def _note_again(self) -> None:
+        unnoted, self._unnoted = self._unnoted, []
+        for image, note in unnoted:
+            with self._abandoning(image, note):
+                self._events.publish(ImageEvent.of(await note()))
+        if self._unnoted and await self._ports.answer():  # so it is not the database: the leases may run out
+            log.error("the outcome of %d images cannot be noted", len(self._unnoted))
+            self._unnoted.clear()
+
+    async def _try_suspects(self) -> None:
+        """Process what was under way whenever a part went away, one image at a time, while all parts answer.
+
+        Should one go away again, then the image that runs alone is the reason, and its attempt counts.
+        """
+        await self._until_idle()
+        while self._suspects and await self._ports.answer():
+            await self._process_alone(self._suspects.pop(), on_trial=True)
 
     async def heartbeat(self) -> None:
         """Renew the leases three times in their life, until cancelled."""
@@ -269,7 +268,7 @@ class Runner:
         if released:
             log.info("handed back %d images", len(released))
 
-    async def _attempt(self, image: Image) -> None:
+    async def _attempt(self, image: Image, on_trial: bool) -> None:
         picture = self._pictures.pop(image.id)
         ctx = StageContext(image, self._ports, self._reader.decode, picture)
         stage = self._stages[0]
@@ -288,18 +287,40 @@ class Runner:
                 await self._finish(image, ctx)
         except LeaseLost as error:
             log.info("%s", error)
-        except RetryLater as error:
-            await self._fail(image, stage, error, error.seconds, counts=False)
-        except Unavailable as error:
-            await self._fail(image, stage, error, error.retry_after, counts=False)
-            if not isinstance(error, Overloaded):
-                self._hold_back(error)
-        except _HOPELESS as error:
-            await self._fail(image, stage, error, None)
         except Exception as error:
             if not isinstance(error, ImgsimError | TimeoutError):
                 log.exception("stage %s failed on image %s", stage.name, image.id)
-            await self._fail(image, stage, error, await self._backoff(image))
+            await self._conclude(image, stage, error, on_trial)
+
+    async def _conclude(self, image: Image, stage: Stage, error: Exception, on_trial: bool) -> None:
+        """Note the failure of an attempt.
+
+        ===================================  =======  =========================  ============
+        error                                counted  tried again                gate
+        ===================================  =======  =========================  ============
+        ``RetryLater``, ``Overloaded``       no       when it says               stays open
+        ``Unavailable``, and a part is away  no       when all parts answer      shut till then
+        the same, twice in a row             no       alone, when all answer     shut till then
+        the same, alone                      yes      after the backoff          shut till then
+        ``Unavailable``, but all answer      yes      after the backoff          stays open
+        what lies in the bytes               yes      never                      stays open
+        any other                            yes      after the backoff          stays open
+        ===================================  =======  =========================  ============
+        """
+        match error:
+            case RetryLater():
+                await self._fail(image, stage, error, error.seconds, counts=False)
+            case Overloaded():
+                await self._fail(image, stage, error, error.retry_after, counts=False)
+            case Unavailable() if not await self._ports.answer():
+                await self._fail(image, stage, error, await self._backoff(image) if on_trial else 0.0, counts=on_trial)
+                if not on_trial and image.error is not None and image.error.type == Unavailable.code:
+                    self._suspects.add(image.id)
+                self._hold_back(error)
+            case BrokenImage() | TooManyPixels() | UnsupportedImage():
+                await self._fail(image, stage, error, None)
+            case _:
+                await self._fail(image, stage, error, await self._backoff(image))
 
     async def _run(self, stage: Stage, ctx: StageContext) -> Any:
         """One stage, with its timeout and its retries within this attempt."""

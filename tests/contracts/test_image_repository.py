@@ -677,6 +677,17 @@ async def test_a_reservation_comes_back_as_it_went_in(repository: ImageRepositor
     assert await repository.reservation(same_bytes.id) == same_bytes
 
 
+async def test_a_reservation_remembers_the_image_that_came_of_it(repository: ImageRepository) -> None:
+    reservation, other = new_reservation(), new_reservation()
+    await repository.reserve(reservation)
+    await repository.reserve(other)
+    came_of_it = new_image_id()
+    await repository.mark_confirmed(reservation.id, came_of_it)
+    await repository.mark_confirmed(new_image_id(), came_of_it)
+    assert await repository.reservation(reservation.id) == replace(reservation, image=came_of_it)
+    assert await repository.reservation(other.id) == other
+
+
 async def test_a_reservation_is_no_image(repository: ImageRepository) -> None:
     reservation = new_reservation()
     await repository.reserve(reservation)

@@ -116,6 +116,18 @@ async def test_a_repository_closes_while_the_server_is_away(own_server: PostgreS
     own_server.start()
 
 
+# what it refuses
+
+
+async def test_what_is_too_deep_for_the_server_is_refused_and_no_outage(postgresql: PostgreSQL, url: str) -> None:
+    postgresql.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET max_stack_depth = '100kB'", url)
+    deep = QueryString("SELECT {}::text::jsonb", "[" * 10_000 + "]" * 10_000)
+    async with opened_session(url) as session:
+        for call in (session.select(deep), session.execute(deep)):
+            with pytest.raises(InvalidRequest, match="stack depth"):
+                await call
+
+
 # many processes
 
 
@@ -138,7 +150,7 @@ async def test_processes_that_open_a_new_database_at_once_make_its_tables_once(u
     connection = await asyncpg.connect(url)
     names = [row["name"] for row in await connection.fetch("SELECT name FROM migration ORDER BY name")]
     await connection.close()
-    assert names == ["0001", "0002"]
+    assert names == ["0001", "0002", "0003"]
 
 
 async def test_four_racers_share_two_hundred_images(url: str) -> None:

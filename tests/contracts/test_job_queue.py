@@ -12,6 +12,7 @@ import redis
 
 from imgsim.adapters.jobs import JOB_QUEUES
 from imgsim.adapters.jobs.inprocess import Handle, InProcessJobQueue
+from imgsim.core.errors import Unavailable
 from imgsim.core.models import Bell
 from imgsim.core.ports import JobQueue
 from imgsim.settings import Jobs, Settings
@@ -152,6 +153,25 @@ async def test_an_exception_is_logged_and_ends_its_call_only(queue: JobQueue, ca
         await queue.enqueue([second])
         await until(lambda: answered == [second.id])
     assert str(first.id) in caplog.text
+
+
+async def test_a_bell_that_cannot_be_answered_now_rings_on(queue: JobQueue, caplog: pytest.LogCaptureFixture) -> None:
+    refused: list[UUID] = []
+    answered: list[UUID] = []
+
+    async def handle(image_ids: Sequence[UUID]) -> None:
+        if len(refused) < 5:
+            refused.extend(image_ids)
+            raise Unavailable("Nothing is taken now.", retry_after=0.1)
+        answered.extend(image_ids)
+
+    bells = new_bells(3)
+    await queue.enqueue(bells)
+    async with consuming(queue, handle, 2):
+        await until(lambda: sorted(answered) == sorted(ids_of(bells)))
+        await until_depth(queue, 0)
+    assert len(refused) < 8
+    assert "failed" not in caplog.text
 
 
 async def test_cancelling_cancels_the_running_calls_and_waits_for_them(queue: JobQueue) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,10 +19,12 @@ from arq.worker import create_worker
 
 from imgsim.adapters.jobs.arq_job import QUEUE_NAME, WORKER_OPTIONS, Calls, redis_settings
 from imgsim.adapters.jobs.arq_queue import ArqJobQueue
+from imgsim.adapters.jobs.inprocess import Handle
 from imgsim.core.errors import SettingsError, Unavailable
 from imgsim.core.models import Bell
 from tests.contracts.test_job_queue import Handler, consuming, empty_database, ids_of, new_bells, until, until_depth
 from tests.servers import Valkey, free_port
+from tests.unit.test_runner import Bench
 
 LEASE_SECONDS = 1.0
 
@@ -146,7 +148,69 @@ async def test_many_running_jobs_do_not_hide_the_bells_behind_them(queue: ArqJob
             await until(lambda: free.image_ids == ids_of(last), seconds=2)
 
 
-# those who stop and those who die
+# those who hold back, stop or die
+
+
+class Unable:
+    """Holds every call for some time, and then takes on nothing."""
+
+    def __init__(self, seconds: float, retry_after: float) -> None:
+        self._seconds, self._retry_after = seconds, retry_after
+        self.calls = 0
+
+    async def __call__(self, image_ids: Sequence[UUID]) -> None:
+        self.calls += 1
+        await asyncio.sleep(self._seconds)
+        raise Unavailable("Nothing is taken now.", retry_after=self._retry_after)
+
+
+async def test_a_consumer_that_holds_back_gives_its_bells_to_others(
+    queue: ArqJobQueue, client: "redis.Redis[bytes]"
+) -> None:
+    unable, other = Unable(0.3, retry_after=0.3), open_handler()
+    bells = new_bells(4)
+    await queue.enqueue(bells)
+    async with consuming(queue, unable):
+        await until(lambda: unable.calls >= 4)
+        async with consuming(queue, other):
+            await until(lambda: set(other.image_ids) == set(ids_of(bells)), seconds=3)
+            await until(lambda: client.keys("arq:*") == [])
+    assert len(other.image_ids) == 4
+
+
+async def test_a_consumer_that_holds_back_takes_nothing_for_as_long_as_it_says(queue: ArqJobQueue) -> None:
+    unable = Unable(0, retry_after=3600)
+    await queue.enqueue(new_bells(3))
+    async with consuming(queue, unable, 1):
+        await until(lambda: unable.calls == 1)
+        await until_depth(queue, 3)
+        await asyncio.sleep(0.5)  # ten looks
+    assert unable.calls == 1
+
+
+@pytest.mark.parametrize("why", ["a part is away", "it stops"])
+async def test_a_runner_that_takes_nothing_leaves_its_bells_to_others(queue: ArqJobQueue, why: str) -> None:
+    runner, other = Bench().runner(), open_handler()
+    bells = new_bells(4)
+    with runner._gate.shut():
+        if why == "it stops":
+            await runner.drain(0)
+        await queue.enqueue(bells)
+        async with consuming(queue, runner.process):
+            await until_depth(queue, 0 if why == "a part is away" else 4)
+            async with consuming(queue, other):
+                await until(lambda: set(other.image_ids) == set(ids_of(bells)), seconds=5)
+    assert len(other.image_ids) == 4
+
+
+async def test_a_consumer_that_is_stopped_while_it_holds_back_leaves_no_bell_behind(queue: ArqJobQueue) -> None:
+    unable, other = Unable(0.05, retry_after=0.05), open_handler()
+    bells = new_bells(6)
+    await queue.enqueue(bells)
+    async with consuming(queue, unable):
+        await until(lambda: unable.calls > 10)
+    async with consuming(queue, other):
+        await until(lambda: set(other.image_ids) == set(ids_of(bells)), seconds=LEASE_SECONDS / 2)
 
 
 async def test_a_consumer_that_is_cancelled_hands_its_bells_to_others_at_once(
@@ -302,15 +366,11 @@ def test_a_url_that_is_none_is_a_settings_error_without_the_password(url: str) -
 # Arq's own command line
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning:arq")
-async def test_a_worker_that_arq_makes_answers_bells_too(
-    queue: ArqJobQueue, url: str, client: "redis.Redis[bytes]"
-) -> None:
-    handler = open_handler()
-
+@asynccontextmanager
+async def arqs_own_worker(url: str, handle: Handle) -> AsyncIterator[None]:
     async def startup(ctx: dict[str, Any]) -> None:
         ctx["stack"] = AsyncExitStack()
-        ctx["calls"] = await ctx["stack"].enter_async_context(Calls(ctx["redis"], handler, LEASE_SECONDS, 4))
+        ctx["calls"] = await ctx["stack"].enter_async_context(Calls(ctx["redis"], handle, LEASE_SECONDS, 4))
 
     async def shutdown(ctx: dict[str, Any]) -> None:
         await ctx["stack"].aclose()
@@ -319,8 +379,30 @@ async def test_a_worker_that_arq_makes_answers_bells_too(
     worker = create_worker({**settings, "on_startup": startup, "on_shutdown": shutdown})  # type: ignore[arg-type]
     running = asyncio.create_task(worker.async_run())
     try:
-        await queue.enqueue(bells := new_bells(10))
-        await until(lambda: set(handler.image_ids) == set(ids_of(bells)) and not client.keys("arq:job:*"))
+        yield
+        await until(lambda: not worker.tasks)
     finally:
         await worker.close()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning:arq")
+async def test_a_worker_that_arq_makes_answers_bells_too(
+    queue: ArqJobQueue, url: str, client: "redis.Redis[bytes]"
+) -> None:
+    handler = open_handler()
+    async with arqs_own_worker(url, handler):
+        await queue.enqueue(bells := new_bells(10))
+        await until(lambda: set(handler.image_ids) == set(ids_of(bells)) and not client.keys("arq:job:*"))
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning:arq")
+async def test_a_worker_that_arq_makes_gives_its_bells_to_others_while_it_holds_back(
+    queue: ArqJobQueue, url: str
+) -> None:
+    unable, other = Unable(0.3, retry_after=0.3), open_handler()
+    await queue.enqueue(bells := new_bells(4))
+    async with arqs_own_worker(url, unable):
+        await until(lambda: unable.calls >= 4)
+        async with consuming(queue, other):
+            await until(lambda: set(other.image_ids) == set(ids_of(bells)))

@@ -76,7 +76,7 @@ def columns_of(url: str, postgresql: PostgreSQL) -> Mapping[str, set[str]]:
 
 
 async def test_migrations_make_the_tables_that_the_code_names(url: str, postgresql: PostgreSQL) -> None:
-    assert await migrate(url) == ["0001", "0002"]
+    assert await migrate(url) == ["0001", "0002", "0003"]
     assert await migrate(url) == []
     named = [tables.ImageRow, tables.ImageTagRow, tables.CachedEmbeddingRow, tables.ReservationRow]
     assert columns_of(url, postgresql) == {
@@ -90,9 +90,9 @@ async def test_an_old_database_keeps_its_images(url: str, first_only: str, monke
         async with opened(url) as repository:
             done = await add(repository, tags=["cat"], metadata={"a": [1]})
             running = await claim(repository, (await add(repository)).id)
-    with pytest.raises(Unavailable, match="0002: run imgsim migrate"):
+    with pytest.raises(Unavailable, match="0002, 0003: run imgsim migrate"):
         await opened(url).__aenter__()
-    assert await migrate(url) == ["0002"]
+    assert await migrate(url) == ["0002", "0003"]
     async with opened(url) as repository:
         assert await repository.get(done.id) == done
         assert list(await repository.list(ImageFilter(tags=["cat"]), 10)) == [done]

@@ -2,8 +2,8 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -24,13 +24,23 @@ from imgsim.core.errors import (
     EmbeddingFailed,
     ImageNotFound,
     ImageRejected,
+    Overloaded,
     RetryLater,
     TooManyPixels,
     Unavailable,
     UnsupportedImage,
 )
 from imgsim.core.events import EventBus
-from imgsim.core.models import Image, ImageError, ImageState, SearchFilter, original_key
+from imgsim.core.models import (
+    Image,
+    ImageError,
+    ImageFilter,
+    ImageState,
+    Picture,
+    SearchFilter,
+    Vectors,
+    original_key,
+)
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.services import IngestService
 from imgsim.pipeline.runner import Runner, RunPolicy
@@ -64,7 +74,7 @@ class Images(MemoryImageRepository):
         return await super().renew(owner, image_ids, lease_seconds)
 
 
-class Vectors(QdrantVectorIndex):
+class Index(QdrantVectorIndex):
     """Can be away."""
 
     away = False
@@ -81,9 +91,35 @@ class Vectors(QdrantVectorIndex):
         self._check()
         await super().set_tags(*arguments)
 
+    async def ping(self) -> None:
+        self._check()
+
     def _check(self) -> None:
         if self.away:
             raise Unavailable("the index is away", retry_after=0)
+
+
+class Fragile(ColourEmbedder):
+    """Pictures of `width` end the process in which it runs; another one is there after some looks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.deaths = self._looks_until_back = 0
+
+    async def embed_images(self, pictures: Sequence[Picture]) -> Vectors:
+        await asyncio.sleep(0.01)  # its neighbours are under way, too
+        if any(picture.shape[1] == self.width for picture in pictures):
+            self.deaths += 1
+            self._looks_until_back = 20
+        if self._looks_until_back:
+            raise Unavailable("the embedder is away")
+        return await super().embed_images(pictures)
+
+    async def ping(self) -> None:
+        if self._looks_until_back:
+            self._looks_until_back -= 1
+            raise Unavailable("the embedder is away")
 
 
 class Stage:
@@ -143,8 +179,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.images, self.objects, self.jobs = Images(), MemoryObjectStore(), InProcessJobQueue()
-        self.vectors = Vectors(AsyncQdrantClient(":memory:"))
-        self.embedder = ColourEmbedder()
+        self.vectors = Index(AsyncQdrantClient(":memory:"))
+        self.embedder: ColourEmbedder = ColourEmbedder()
         self.reader = ImageReader(max_pixels=10_000, min_side=128, threads=1)
         self.events, self.pictures = EventBus(), PictureBuffer(1 << 20)
         self.observed: list[tuple[str, str]] = []
@@ -180,9 +216,9 @@ class Bench:
             observe=lambda stage, seconds, outcome: self.observed.append((stage, outcome)),
         )
 
-    async def upload(self, **values: Any) -> UUID:
+    async def upload(self, width: int = 20, **values: Any) -> UUID:
         self._uploaded += 1
-        pixels = np.random.default_rng(self._uploaded).integers(0, 256, (20, 20, 3), np.uint8)
+        pixels = np.random.default_rng(self._uploaded).integers(0, 256, (20, width, 3), np.uint8)
         file = io.BytesIO()
         Pillow.fromarray(pixels).save(file, "PNG")
         image = await self.ingest.upload(file, **values)
@@ -200,6 +236,15 @@ class Bench:
             image = await self.processed(runner, image_id)
         return image
 
+    async def all_at_rest(self, runner: Runner, seconds: float = 20.0) -> Mapping[UUID, Image]:
+        """All images, once no bell that the reconciler rings finds any more to do."""
+        async with asyncio.timeout(seconds):
+            while (counts := await self.images.counts())[DONE] + counts[ERROR] != sum(counts.values()):
+                with suppress(Unavailable):
+                    await runner.process([bell.id for bell in await self.images.due(100)])
+                await asyncio.sleep(0.01)
+        return {image.id: image for image in await self.images.list(ImageFilter(), 100)}
+
     async def found(self) -> set[UUID]:
         """Which images the index holds."""
         return {image_id async for image_id in self.vectors.ids(self.embedder.model_id)}
@@ -211,7 +256,7 @@ async def bench() -> AsyncIterator[Bench]:
     async with bench.images, bench.objects, bench.vectors, bench.jobs, bench.embedder:
         await bench.vectors.open_collection(bench.embedder.model_id, bench.embedder.dimensions)
         yield bench
-        bench.reader.close()
+        await bench.reader.close()
 
 
 @asynccontextmanager
@@ -342,18 +387,17 @@ async def test_a_rejection_while_the_index_is_away_waits_for_it_and_burns_no_bud
     image_id = await bench.upload()
 
     bench.vectors.away = True
-    for _ in range(3):
-        assert (await bench.processed(runner, image_id)).state is PENDING
+    assert (await bench.processed(runner, image_id)).state is PENDING
     bench.vectors.away = False
 
-    image = await bench.processed(runner, image_id)
-    assert (image.state, image.attempts) == (DONE, 4)
+    image = (await bench.all_at_rest(runner))[image_id]
+    assert (image.state, image.attempts) == (DONE, 2)
 
 
 # it is to be tried again
 
 
-@pytest.mark.parametrize("error", [RetryLater("The quota is used up.", 0), Unavailable("It is away.", 0)])
+@pytest.mark.parametrize("error", [RetryLater("The quota is used up.", 0), Overloaded("It is busy.", 0)])
 async def test_waiting_for_others_burns_no_budget(bench: Bench, error: Exception) -> None:
     runner = bench.runner(raises(error, error, error, error, None), attempts=1)
     image_id = await bench.upload()
@@ -369,7 +413,7 @@ async def test_waiting_for_others_burns_no_budget(bench: Bench, error: Exception
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds"), [(RetryLater("Later.", 77), 77), (Unavailable("It is away.", 7), 7), (RetryLater(), 30)]
+    ("error", "seconds"), [(RetryLater("Later.", 77), 77), (Overloaded("It is busy.", 7), 7), (RetryLater(), 30)]
 )
 async def test_an_error_says_itself_how_long_to_wait(bench: Bench, error: Exception, seconds: float) -> None:
     runner = bench.runner(stage := raises(error), backoff=1000)
@@ -519,6 +563,103 @@ async def test_missing_bytes_fail_the_attempt_and_say_so(bench: Bench) -> None:
 
     assert image.error is not None
     assert image.error.type == "object-not-found"
+
+
+# a part is away
+
+
+async def test_while_a_part_is_away_nothing_is_taken_and_no_attempt_counts(bench: Bench) -> None:
+    runner = bench.runner(attempts=1)
+    image_ids = [await bench.upload() for _ in range(3)]
+    bench.vectors.away = True
+    await runner.process(image_ids)
+    with pytest.raises(Unavailable, match="takes no images for now"):
+        await runner.process(image_ids)
+
+    for image in (await bench.images.get_many(image_ids)).values():
+        assert (image.state, image.attempts) == (PENDING, 1)
+        assert await bench.images.failures(image.id) == 0
+        assert bench.images.waits == [pytest.approx(0, abs=0.5)] * 3, "whoever sees the part may take it at once"
+    bench.vectors.away = False
+    images = await bench.all_at_rest(runner)
+    assert {(image.state, image.attempts) for image in images.values()} == {(DONE, 2)}
+
+
+async def test_a_second_outage_counts_no_attempt_either(bench: Bench) -> None:
+    runner = bench.runner(attempts=1)
+    image_ids = [await bench.upload() for _ in range(3)]
+    for _ in range(2):
+        bench.vectors.away = True
+        await runner.process(image_ids)
+        await asyncio.sleep(0.01)  # it looks, and sees that the part is away
+        bench.vectors.away = False
+        async with asyncio.timeout(10):
+            await runner._gate.opened()
+
+    images = await bench.all_at_rest(runner)
+    assert {(image.state, image.attempts) for image in images.values()} == {(DONE, 3)}
+
+
+async def test_what_only_one_image_finds_unavailable_counts_as_its_failure_and_holds_nobody_up(bench: Bench) -> None:
+    refused, fine = await bench.upload(), await bench.upload()
+
+    async def look(ctx: StageContext) -> None:
+        if ctx.image.id == refused:
+            raise Unavailable("The object store refuses this key.")
+
+    runner = bench.runner(Stage(look), EmbedStage(), IndexStage(), attempts=3, backoff=0.02)
+    await runner.process([refused])
+    async with asyncio.timeout(0.5):
+        assert (await bench.processed(runner, fine)).state is DONE
+    assert bench.images.waits == [pytest.approx(0.02, abs=0.02)]
+
+    image = (await bench.all_at_rest(runner))[refused]
+    assert (image.state, image.attempts) == (ERROR, 3)
+    assert image.error == ImageError("work", "unavailable", "The object store refuses this key.", 3)
+
+
+async def test_a_picture_that_kills_the_embedder_rests_in_error_and_its_neighbours_pay_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgsim.pipeline.runner._SECONDS_BETWEEN_LOOKS", 0.001)
+    bench.embedder = fragile = Fragile(width=30)
+    runner = bench.runner(attempts=2)
+    neighbours = [await bench.upload() for _ in range(3)]
+    deadly = await bench.upload(width=30)
+    neighbours += [await bench.upload() for _ in range(3)]
+
+    images = await bench.all_at_rest(runner)
+
+    assert images[deadly].state is ERROR
+    assert images[deadly].error == ImageError("embed", "unavailable", "the embedder is away", images[deadly].attempts)
+    assert 2 <= fragile.deaths <= 5
+    for image_id in neighbours:
+        assert images[image_id].state is DONE
+        assert await bench.images.failures(image_id) == 1, "the attempt that went well"
+
+
+async def test_an_outcome_that_cannot_be_noted_though_all_answers_holds_nobody_up(bench: Bench) -> None:
+    refused, fine = await bench.upload(), await bench.upload()
+
+    class Refusing(Images):
+        async def finish(self, image_id: UUID, *arguments: Any) -> Image:
+            if image_id == refused:
+                raise Unavailable("The database refuses this row.")
+            return await super().finish(image_id, *arguments)
+
+        async def fail(self, image_id: UUID, *arguments: Any, **options: Any) -> Image:
+            if image_id == refused:
+                raise Unavailable("The database refuses this row.")
+            return await super().fail(image_id, *arguments, **options)
+
+    refusing = Refusing()
+    refusing._rows = bench.images._rows
+    bench.images = refusing
+    runner = bench.runner()
+    await runner.process([refused])
+    await asyncio.sleep(0)  # the gate is shut now
+    async with asyncio.timeout(0.5):
+        assert (await bench.processed(runner, fine)).state is DONE
 
 
 # many images
@@ -709,8 +850,8 @@ async def test_draining_waits_for_what_runs_and_claims_nothing_more(bench: Bench
                 assert not drain.done()
                 gate.opened.set()
                 await drain
-                assert not bell.done()  # it is left to others
-                bell.cancel()
+                with pytest.raises(Unavailable):  # it is left to others
+                    await bell
         await work
 
     assert (await bench.images.get(first)).state is DONE

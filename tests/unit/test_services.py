@@ -14,7 +14,7 @@ from dependency_injector import providers
 from PIL import Image as Pillow
 from qdrant_client import AsyncQdrantClient
 
-from imgsim.adapters.jobs.inprocess import InProcessJobQueue
+from imgsim.adapters.jobs.inprocess import Handle, InProcessJobQueue
 from imgsim.adapters.vectors.qdrant import QdrantVectorIndex
 from imgsim.container import Container
 from imgsim.core.errors import (
@@ -41,9 +41,16 @@ EVERYWHERE = SearchFilter()
 
 
 class Jobs(InProcessJobQueue):
-    """Can be away."""
+    """Can be away, and break."""
 
     away = False
+    breaks = 0
+
+    async def consume(self, handle: Handle, concurrency: int) -> None:
+        if self.breaks:
+            self.breaks -= 1
+            raise RuntimeError("A part of it broke.")
+        await super().consume(handle, concurrency)
 
     async def enqueue(self, image_ids: Sequence[UUID]) -> None:
         if self.away:
@@ -258,6 +265,7 @@ async def test_twenty_uploads_of_the_same_bytes_at_once_are_one_image(bench: Ben
     assert len(await bench.images.list(ImageFilter(), 100)) == 1
     assert await bench.objects_there() == [original_key(images[0].id)]
     assert await bench.indexed() == {images[0].id}
+    assert len(bench.container.pictures()) == 0  # none is stranded
 
 
 async def test_with_the_queue_away_uploads_are_taken_and_processed_when_it_returns(bench: Bench) -> None:
@@ -280,6 +288,32 @@ async def test_a_lost_bell_is_rung_again(bench: Bench) -> None:
 
     async with working(bench.container):
         assert (await bench.at_rest(image.id)).searchable
+
+
+# the work goes on
+
+
+async def test_a_consumer_that_breaks_is_begun_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.jobs.breaks = 1
+    async with asyncio.timeout(10), working(bench.container):
+        image = await bench.upload()
+        assert (await bench.at_rest(image.id)).searchable
+
+    assert "A part of it broke." in caplog.text
+
+
+async def test_what_the_dead_left_behind_keeps_nobody_from_working(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def lost(limit: int) -> Sequence[UUID]:
+        raise RuntimeError("A row cannot be read.")
+
+    monkeypatch.setattr(bench.images, "lost", lost)
+    async with asyncio.timeout(10), working(bench.container):
+        image = await bench.upload()
+        assert (await bench.at_rest(image.id)).searchable
+
+    assert "A row cannot be read." in caplog.text
 
 
 # delete

@@ -236,6 +236,10 @@ class MemoryImageRepository:
             raise ImageNotFound(f"No upload was announced for the id {image_id}.")
         return deepcopy(self._reservations[image_id])
 
+    async def mark_confirmed(self, image_id: UUID, came_of_it: UUID) -> None:
+        if image_id in self._reservations:
+            self._reservations[image_id] = replace(self._reservations[image_id], image=came_of_it)
+
     async def unreserve(self, image_id: UUID) -> None:
         self._reservations.pop(image_id, None)
 

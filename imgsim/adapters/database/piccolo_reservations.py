@@ -27,6 +27,11 @@ class PiccoloReservations:
             raise ImageNotFound(f"No upload was announced for the id {image_id}.")
         return reservation_of(rows[0])
 
+    async def mark_confirmed(self, image_id: UUID, came_of_it: UUID) -> None:
+        table = self._tables.reservation
+        query = table.update({table.image: came_of_it}).where(table.id == image_id)
+        await self._session.execute(query.querystrings[0])
+
     async def unreserve(self, image_id: UUID) -> None:
         table = self._tables.reservation
         await self._session.execute(table.delete().where(table.id == image_id).querystrings[0])

@@ -138,7 +138,7 @@ class PostgreSQLSession:
     def _translated(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (asyncpg.DataError, ValueError) as error:
+        except (asyncpg.DataError, asyncpg.ProgramLimitExceededError, ValueError) as error:
             raise InvalidRequest(f"The database cannot hold this: {_reason(error)}.") from error
         except asyncpg.IntegrityConstraintViolationError as error:
             raise WrongState(f"A row stands in the way: {_reason(error)}.") from error

@@ -77,6 +77,7 @@ def reservation_of(row: Mapping[str, Any]) -> Reservation:
         tags=_json(row["tags"]),
         metadata=_json(row["metadata"]),
         expires_at=_datetime(row["expires_at"]),
+        image=uuid_of(row["image"]) if row["image"] else None,
     )
 
 
@@ -91,6 +92,7 @@ def row_of_reservation(reservation: Reservation) -> dict[str, Any]:
         "tags": json_of(list(reservation.tags)),
         "metadata": json_of(reservation.metadata),
         "expires_at": reservation.expires_at,
+        "image": reservation.image,
     }
 
 

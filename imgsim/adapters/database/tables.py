@@ -58,7 +58,7 @@ class CachedEmbeddingRow(Table, tablename="cached_embedding"):
 
 
 class ReservationRow(Table, tablename="reservation"):
-    """An upload straight to the object store that was announced and is not confirmed yet."""
+    """An upload straight to the object store that was announced, until its time is over."""
 
     id = UUID(primary_key=True, default=None)
     collection = Varchar(length=255)
@@ -69,6 +69,7 @@ class ReservationRow(Table, tablename="reservation"):
     tags = JSONB()
     metadata = JSONB()
     expires_at = Timestamptz(index=True)
+    image = UUID(null=True, default=None)  # what came of it, once it was confirmed
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Self
@@ -11,6 +12,7 @@ import msgspec
 from arq.connections import ArqRedis, RedisSettings
 from arq.constants import in_progress_key_prefix
 from arq.utils import timestamp_ms
+from arq.worker import RetryJob
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -19,6 +21,7 @@ from redis.exceptions import TimeoutError as NoAnswer
 
 from imgsim.adapters.jobs.inprocess import Handle
 from imgsim.adapters.redis_pool import REDIS_ERRORS, cancel, redis_options
+from imgsim.core.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,8 @@ class Calls:
 
     Arq leaves a job in the queue until it ends, under a lock that nobody renews. Here the lock lasts for
     `lease_seconds` and is renewed; the place in the queue moves as far into the future, so that no other worker
-    looks at the job meanwhile, and the job of a worker that was killed rings again after that time.
+    looks at the job meanwhile, and the job of a worker that was killed rings again after that time. A call that
+    raises ``Unavailable`` gives its job back at once, and `resting` says that no other should be taken for now.
     """
 
     def __init__(self, redis: ArqRedis, handle: Handle, lease_seconds: float, concurrency: int) -> None:
@@ -67,7 +71,9 @@ class Calls:
         self._lease_seconds = lease_seconds
         self._slots = asyncio.Semaphore(concurrency)
         self._running: dict[asyncio.Task[Any], str] = {}
+        self._renewing = asyncio.Lock()
         self._stopping = False
+        self._rests_until = 0.0
 
     async def __aenter__(self) -> Self:
         self._renewal = asyncio.create_task(self._renew_forever())
@@ -94,19 +100,35 @@ class Calls:
                 await self._handle([image_id])
         except asyncio.CancelledError:
             await taken
-            await self._move([job_id], 0)
+            await self._give_back(task)
             raise
+        except Unavailable as error:
+            self._rests_until = time.monotonic() + error.retry_after
+            await taken
+            await self._give_back(task)
+            raise RetryJob from error
         except Exception:
             logger.exception("the job of image %s failed", image_id)
         finally:
             await taken
-            del self._running[task]
+            self._running.pop(task, None)
+
+    async def _give_back(self, task: asyncio.Task[Any]) -> None:
+        """Its bell rings for others at once; a renewal that is under way comes before, and no other after."""
+        job_id = self._running.pop(task)
+        async with self._renewing:
+            await self._move([job_id], 0)
+
+    @property
+    def resting(self) -> bool:
+        return time.monotonic() < self._rests_until
 
     async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
-            if self._running:
-                await self._move(set(self._running.values()), self._lease_seconds)
+            async with self._renewing:
+                if self._running:
+                    await self._move(set(self._running.values()), self._lease_seconds)
 
     async def _move(self, job_ids: Iterable[str], seconds: float) -> None:
         """Lock these jobs, and let them ring again, for and after so many seconds.

@@ -138,7 +138,7 @@ class ArqJobQueue:
                 logger.debug("the outcome of a job could not be noted: %s", error)
 
         while True:
-            worker = Worker(
+            worker = _Worker(
                 redis_pool=redis,
                 ctx={"calls": calls},
                 max_jobs=concurrency,
@@ -170,6 +170,14 @@ class ArqJobQueue:
             default_queue_name=QUEUE_NAME,
             expires_extra_ms=EXPIRES_MILLISECONDS,
         )
+
+
+class _Worker(Worker):
+    """Leaves the bells to others while its calls rest."""
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        if not self.ctx["calls"].resting:
+            await super().start_jobs(job_ids)
 
 
 async def _settled(jobs: set[asyncio.Task[Any]]) -> None:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Self
 from uuid import UUID
 
+from imgsim.core.errors import Unavailable
 from imgsim.core.models import Bell
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class InProcessJobQueue:
                 wake.clear()
                 while self._bells and (free := concurrency - sum(calls.values())) > 0:
                     image_ids = self._take(min(_GROUP, free))
-                    call = asyncio.create_task(_answer(handle, image_ids))
+                    call = asyncio.create_task(self._answer(handle, image_ids))
                     calls[call] = len(image_ids)
                     call.add_done_callback(ended)
         finally:
@@ -82,16 +83,18 @@ class InProcessJobQueue:
                 call.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
+    async def _answer(self, handle: Handle, image_ids: Sequence[UUID]) -> None:
+        try:
+            await handle(image_ids)
+        except Unavailable as error:
+            await asyncio.sleep(error.retry_after)
+            await self.enqueue([Bell(image_id, 0) for image_id in image_ids])
+        except Exception:
+            logger.exception("the job of images %s failed", ", ".join(map(str, image_ids)))
+
     def _take(self, most: int) -> list[UUID]:
         image_ids = list(islice(self._bells, most))
         for image_id in image_ids:
             del self._bells[image_id]
         self._overflowing = False
         return image_ids
-
-
-async def _answer(handle: Handle, image_ids: Sequence[UUID]) -> None:
-    try:
-        await handle(image_ids)
-    except Exception:
-        logger.exception("the job of images %s failed", ", ".join(map(str, image_ids)))

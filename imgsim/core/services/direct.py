@@ -116,12 +116,18 @@ class DirectUploadService:
         """Check what was stored against what was announced, and take it in as ``upload`` does. Repeats are no error.
 
         Bytes that are not as announced, or no image, are removed: ``UploadMismatch``, and what
-        ``ImageReader`` raises. ``ImageNotFound`` for what was not announced or ran out, ``NotUploaded``.
+        ``ImageReader`` raises. ``ImageNotFound`` for what was not announced, ran out, or was deleted since it was
+        confirmed; ``NotUploaded``. After ``Unavailable`` what was stored is still there, to be confirmed again.
+
+        The reservation stays until its time is over, since the presigned request may be sent again: what that
+        stores without a row is removed with it.
         """
         try:
             reservation = await self._images.reservation(image_id)
         except ImageNotFound:
-            return await self._images.get(image_id)  # confirmed before
+            return await self._images.get(image_id)  # confirmed long ago
+        if reservation.image is not None:
+            return _answer(reservation, await self._images.get(reservation.image))
         if reservation.expires_at - _GRACE < datetime.now(UTC):
             raise ImageNotFound(f"The announced upload {image_id} has run out; announce it again.")
         try:
@@ -129,14 +135,16 @@ class DirectUploadService:
                 image = await self._confirm(reservation)
         except TimeoutError as error:
             raise Unavailable(f"What was stored could not be checked within {_LONGEST_CHECK:g} s.") from error
-        await self._images.unreserve(image_id)
+        await self._images.mark_confirmed(image_id, image.id)
         return image
 
     async def _confirm(self, reservation: Reservation) -> Image:
         key = original_key(reservation.id)
-        already = (await self._images.get_many([reservation.id])).get(reservation.id)
-        if already is not None:  # confirmed, but the reservation outlived it
-            return already
+        existing = await self._images.find(reservation.collection, reservation.sha256)
+        if existing is not None:  # confirmed without an answer, or it came by another way
+            if existing.id != reservation.id:
+                await self._objects.delete(key)
+            return _answer(reservation, existing)
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spooled:
             file = cast("BinaryIO", spooled)
             try:
@@ -173,3 +181,7 @@ class DirectUploadService:
             raise UploadMismatch(f"What was stored does not have {reservation.bytes} bytes as announced.")
         if await self._reader.sha256(into) != reservation.sha256:
             raise UploadMismatch("What was stored does not have the announced SHA-256.")
+
+
+def _answer(reservation: Reservation, image: Image) -> Image:
+    return replace(image, duplicate=image.id != reservation.id)

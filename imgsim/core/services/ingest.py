@@ -1,7 +1,6 @@
 """From an upload to a durable row and a ringing bell."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -39,8 +38,8 @@ class ImageReader(Protocol):
         """Hex digest of the whole file."""
         ...
 
-    async def inspect(self, file: BinaryIO) -> Inspection:
-        """Decode `file`, or say why that cannot be done."""
+    async def inspect(self, file: BinaryIO, urgent: bool = False) -> Inspection:
+        """Decode `file`, or say why that cannot be done; `urgent`: before all that is not."""
         ...
 
     async def decode(self, data: bytes) -> Picture: ...
@@ -77,9 +76,10 @@ class IngestService:
         collection: str = "default",
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        sha256: str | None = None,
     ) -> Image:
         """Store `file` and queue it; return the image, with ``duplicate=True`` where `collection` had
-        these bytes already.
+        these bytes already. `sha256`: the hex digest of `file`, where the caller has it.
 
         Raises ``InvalidRequest``, ``TooLarge``, and what ``ImageReader`` raises.
         """
@@ -89,7 +89,7 @@ class IngestService:
         size = file.seek(0, os.SEEK_END)
         if size > self._max_bytes:
             raise TooLarge(f"The upload has {size} bytes; at most {self._max_bytes} are taken (upload.max_bytes).")
-        sha256 = await self._reader.sha256(file)
+        sha256 = sha256 or await self._reader.sha256(file)
         existing = await self._images.find(collection, sha256)
         if existing is not None:
             return replace(existing, duplicate=True)
@@ -103,25 +103,24 @@ class IngestService:
 
     async def accept(self, image: Image, picture: Picture) -> Image:
         """Add and queue `image`, whose bytes are stored already; where its collection has them, remove
-        them again and return the existing image."""
+        them again and return the existing image.
+
+        After ``Unavailable`` the bytes stay: the row may be there, or be on its way in a server that was too slow
+        to answer.
+        """
+        self._pictures.put(image.id, picture)  # before the row, which the pipeline may take at once
         try:
             stored = await self._images.add(image)
-        except Unavailable:
-            await self._take_back(image)
+        except BaseException:
+            self._pictures.pop(image.id)
             raise
         if stored.duplicate:  # somebody was faster
+            self._pictures.pop(image.id)
             await self._objects.delete(original_key(image.id))
             return stored
-        self._pictures.put(image.id, picture)
         self._events.publish(ImageEvent.of(image))
         await self._ring(image)
         return image
-
-    async def _take_back(self, image: Image) -> None:
-        """Remove the bytes of a row that could not be added, unless it was after all, and only its answer was lost."""
-        with contextlib.suppress(Unavailable):
-            if not await self._images.get_many([image.id]):
-                await self._objects.delete(original_key(image.id))
 
     async def _ring(self, image: Image) -> None:
         try:
