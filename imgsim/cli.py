@@ -502,7 +502,8 @@ def tune(
     from rich.console import Console
 
     from imgsim.bulk import find_files
-    from imgsim.tuning import as_table, as_toml, check_tunable, overridden, with_chosen, write_chosen
+    from imgsim.settings_file import as_toml, overridden, with_chosen, write_chosen
+    from imgsim.tuning import as_table, check_tunable
     from imgsim.tuning import tune as measure
 
     settings = _settings(config, data_dir)
@@ -519,9 +520,9 @@ def tune(
         click.echo(f"{found.model} on {found.cores} cores, {pictures}\n")
         for line in as_table(found):
             click.echo(line)
+        if found.int8:
+            click.echo(found.int8)
         click.echo(f"\n{as_toml(found.chosen)}", nl=False)
-    if found.int8:
-        click.echo(found.int8, err=True)
     if not target:
         click.echo("Nothing is changed: --write FILE puts these lines into a file for --config.", err=True)
         return

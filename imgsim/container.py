@@ -3,15 +3,16 @@
 import os
 import socket
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dependency_injector import containers, providers
 
+from imgsim.adapters.batcher import usable_cores as usable_cores
 from imgsim.adapters.database import DATABASES, MIGRATIONS
-from imgsim.adapters.embedding import EMBEDDERS
+from imgsim.adapters.embedding import EMBEDDERS, PACKAGED, model_folder
 from imgsim.adapters.events import EVENT_RELAYS
 from imgsim.adapters.fetch import UrlFetcher
 from imgsim.adapters.http.app import create_app
@@ -24,6 +25,7 @@ from imgsim.adapters.objects import OBJECT_STORES
 from imgsim.adapters.vectors import VECTOR_INDEXES
 from imgsim.core.errors import SettingsError
 from imgsim.core.events import EventBus
+from imgsim.core.models import Picture
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
 from imgsim.core.services import DirectUploadService, IngestService, LifecycleService, SearchService
@@ -218,6 +220,24 @@ async def migrate_database(settings: Settings) -> list[str]:
         return await migrate(settings)
     with DataDirectoryLock(settings.data_dir):
         return await migrate(settings)
+
+
+def is_packaged(settings: Settings) -> bool:
+    """Whether the model is the one that comes with imgsim: it computes pictures one by one, in fp32 alone."""
+    return settings.embedder.model == PACKAGED
+
+
+async def judge_int8(settings: Settings, pictures: Sequence[Picture]) -> tuple[bool, str]:
+    """Judge int8 of the open_clip model by `pictures`; whether it passed, and what was seen.
+
+    The verdict is kept and counts from the next start on. ``ModelError`` for too few distinct pictures, and for a
+    model that int8 is not to be had of.
+    """
+    from imgsim.adapters.embedding.onnx_cache import ModelCache
+    from imgsim.adapters.embedding.onnx_int8 import prepare_int8
+
+    verdict = await prepare_int8(settings.embedder.model, ModelCache(model_folder(settings)), pictures)
+    return verdict.passed, str(verdict)
 
 
 def looks_like_image(path: Path) -> bool:

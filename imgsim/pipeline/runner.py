@@ -429,6 +429,5 @@ def _error_type(error: Exception) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, ImgsimError):
-        return error.message[:1000]
-    return f"{type(error).__name__}: {error}"[:1000].removesuffix(": ")
+    text = error.message if isinstance(error, ImgsimError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    return text.replace("\0", "").encode("utf-8", "replace").decode()[:1000]  # what no database takes

@@ -9,6 +9,7 @@ import pytest
 
 from imgsim.core.errors import SettingsError
 from imgsim.settings import load_settings
+from imgsim.settings_file import overridden, with_chosen, write_chosen
 from imgsim.tuning import (
     MARGIN,
     Figures,
@@ -16,10 +17,7 @@ from imgsim.tuning import (
     check_tunable,
     choose,
     made_pictures,
-    overridden,
     thread_candidates,
-    with_chosen,
-    write_chosen,
 )
 
 CHOSEN: dict[str, int | str] = {"threads": 0, "batch": 8, "precision": "int8"}

@@ -105,11 +105,11 @@ class PostgreSQLSession:
         with self._translated("written"):
             return await self._maybe_twice(run if len(compiled) == 1 else run_together)
 
-    async def select(self, statement: QueryString) -> Rows:
+    async def select(self, statement: QueryString, seconds: float | None = None) -> Rows:
         sql, arguments = statement.compile_string(engine_type="postgres")
 
         async def run(connection: asyncpg.Connection) -> Rows:
-            rows: Rows = await connection.fetch(sql, *arguments)
+            rows: Rows = await connection.fetch(sql, *arguments, timeout=seconds)
             return rows
 
         with self._translated("read"):

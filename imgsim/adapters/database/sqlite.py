@@ -49,7 +49,7 @@ class SQLiteSession:
         with self._translated("written"):
             return await self._engine.execute(statements, synced)
 
-    async def select(self, statement: QueryString) -> Rows:
+    async def select(self, statement: QueryString, seconds: float | None = None) -> Rows:
         with self._translated("read"):
             return await self._engine.select(statement)
 
