@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 
 from imgsim.core.errors import Overloaded, Unavailable
 
+_URGENT_IN_A_ROW = 4
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -46,7 +48,8 @@ class Batcher(Generic[T, R]):
     `run` takes at most `max_batch` items and returns as many results in the same order. Whenever one
     of the `threads` (0: one for each usable core) is free, it gets the oldest items that wait, or its
     share of them where several threads are free. Nothing waits for a batch to fill. What is urgent goes
-    first, in batches of its own, so that a person does not wait for what else is computed with it.
+    first, in batches of its own, so that a person does not wait for what else is computed with it; of five
+    batches, one is of the others where any wait.
 
     A batch that raises is run again item by item, so that a bad item fails alone. ``Unavailable`` is
     the exception: it says nothing about an item, and all of the batch fails with it.
@@ -63,6 +66,7 @@ class Batcher(Generic[T, R]):
         self._pool = ThreadPoolExecutor(self._free, thread_name_prefix=name)
         self._urgent: deque[_Entry[R, T]] = deque()
         self._queue: deque[_Entry[R, T]] = deque()
+        self._urgent_in_a_row = 0
         self._lock = Lock()  # guards the queues, from which the threads help themselves
         self._running: set[asyncio.Future[None]] = set()
         self._dispatching = False
@@ -133,9 +137,17 @@ class Batcher(Generic[T, R]):
     def _take(self, sharers: int) -> list[_Entry[R, T]]:
         """The next batch for one of `sharers` threads, so that a small rest leaves none of them idle."""
         with self._lock:
-            queue = self._urgent or self._queue
+            queue = self._next_queue()
             share = -(-len(queue) // sharers)  # rounded up
             return [queue.popleft() for _ in range(min(share, self._max_batch))]
+
+    def _next_queue(self) -> deque[_Entry[R, T]]:
+        """The urgent one, but for a batch of the other after some: a flood of searches must not stop all else."""
+        if self._urgent and not (self._queue and self._urgent_in_a_row >= _URGENT_IN_A_ROW):
+            self._urgent_in_a_row += 1
+            return self._urgent
+        self._urgent_in_a_row = 0
+        return self._queue
 
     def _work(self, batch: list[_Entry[R, T]], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread: batch after batch while any waits. A busy loop would hand out the next one late."""

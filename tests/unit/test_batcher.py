@@ -221,3 +221,15 @@ async def test_an_urgent_call_that_is_cancelled_leaves_the_queue() -> None:
         await turn()
         assert batcher.waiting == 0
     assert run.batches == [[0]]
+
+
+async def test_a_flood_of_urgent_calls_does_not_stop_the_others() -> None:
+    run = Doubler()
+    async with opened(run, max_batch=1) as batcher:
+        async with busy(run, batcher):
+            urgent = [asyncio.create_task(batcher.submit([number], urgent=True)) for number in range(10, 20)]
+            bulk = asyncio.create_task(batcher.submit([1, 2]))
+            await turn()
+        await asyncio.gather(*urgent, bulk)
+    assert [batch[0] for batch in run.batches].index(1) == 5
+    assert [batch[0] for batch in run.batches].index(2) == 10

@@ -58,25 +58,56 @@ def test_a_buffer_of_no_bytes_keeps_nothing() -> None:
     assert buffer.pop(image_id) is None
 
 
+async def enter(buffer: PictureBuffer, seconds: float, entered: list[int], number: int, leave: asyncio.Event) -> None:
+    async with buffer.room(seconds):
+        entered.append(number)
+        await leave.wait()
+
+
 async def test_a_full_buffer_slows_uploads_down_until_a_picture_goes() -> None:
-    buffer = PictureBuffer(max_bytes=100)
-    first, second = uuid4(), uuid4()
+    buffer, first = PictureBuffer(max_bytes=100), uuid4()
     buffer.put(first, picture(75))
-    buffer.put(second, picture(75))
     started = time.monotonic()
-    await buffer.wait_for_room(0.05)
-    assert time.monotonic() - started >= 0.05
-    waiting = asyncio.create_task(buffer.wait_for_room(60))
-    await asyncio.sleep(0)
-    assert buffer.pop(second) is None
+    async with buffer.room(0.05):
+        assert time.monotonic() - started >= 0.05
+    entered: list[int] = []
+    leave = asyncio.Event()
+    waiting = [asyncio.create_task(enter(buffer, 60, entered, number, leave)) for number in range(3)]
+    await asyncio.sleep(0.01)
+    assert entered == []
     assert buffer.pop(first) is not None
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.sleep(0.01)
+    assert entered == [0, 1, 2]  # an empty buffer takes anybody
+    leave.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_room_that_one_was_promised_is_given_to_no_other() -> None:
+    buffer, kept = PictureBuffer(max_bytes=225), [uuid4(), uuid4(), uuid4()]
+    for image_id in kept:
+        buffer.put(image_id, picture(75))
+    entered: list[int] = []
+    leave = asyncio.Event()
+    waiting = [asyncio.create_task(enter(buffer, 60, entered, number, leave)) for number in range(3)]
+    await asyncio.sleep(0.01)
+    buffer.pop(kept[0])
+    await asyncio.sleep(0.01)
+    assert entered == [0]
+    waiting[1].cancel()  # its client has gone
+    buffer.pop(kept[1])
+    await asyncio.sleep(0.01)
+    assert entered == [0, 2]
+    leave.set()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(5), buffer.room(60):
+        buffer.put(uuid4(), picture(75))
 
 
 async def test_a_picture_larger_than_the_buffer_slows_nobody_down() -> None:
     buffer = PictureBuffer(max_bytes=10)
     buffer.put(uuid4(), picture(75))
-    await asyncio.wait_for(buffer.wait_for_room(60), 5)
+    async with asyncio.timeout(5), buffer.room(60):
+        pass
 
 
 def test_what_nobody_takes_leaves_when_others_need_the_room() -> None:

@@ -18,6 +18,7 @@ from piccolo.engine.sqlite import SQLiteEngine
 from piccolo.querystring import QueryString
 
 from imgsim.adapters.batcher import Batcher
+from imgsim.core.errors import Unavailable
 
 T = TypeVar("T")
 Rows = Sequence[Any]
@@ -27,6 +28,7 @@ Compiled = tuple[str, Sequence[Any]]
 
 _LARGEST_GROUP = 128
 _MOST_WAITING = 10_000
+_OF_NO_STATEMENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,19 @@ class GroupCommitSQLiteEngine(SQLiteEngine):
         all is rolled back, and the batcher tries them one by one."""
         run = self._writer.execute
         # With FULL a commit outlives a power cut; with NORMAL it outlives the process, and the next FULL one syncs it.
-        run(f"PRAGMA synchronous = {'FULL' if any(write.synced for write in group) else 'NORMAL'}")
-        run("BEGIN IMMEDIATE")
         try:
+            run(f"PRAGMA synchronous = {'FULL' if any(write.synced for write in group) else 'NORMAL'}")
+            run("BEGIN IMMEDIATE")
             rows: list[Sequence[Rows]] = [
                 [run(*statement).fetchall() for statement in write.statements] for write in group
             ]
             run("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._writer.in_transaction:
                 run("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _OF_NO_STATEMENT:
+                # Nobody's fault: tried one by one, each would wait for its own timeout.
+                raise Unavailable(f"The database cannot be written: {error}.") from error
             raise
         return rows
 

@@ -49,19 +49,20 @@ async def encode(request: AnyRequest, services: Injected) -> Response[Any]:
     """A raw image as body, multipart with `file` (1 to 64), or JSON with `text` or `url` (one, or a list of up to 64).
 
     Vectors have unit length. One gives `embedding`, several give `embeddings`, in the order sent. With
-    `Accept: application/octet-stream` the answer is raw little-endian float32, row after row. One image with the
-    header `Priority: u=0` (to 2, RFC 9218) goes before what others have sent.
+    `Accept: application/octet-stream` the answer is raw little-endian float32, row after row. Images with
+    the header `Priority: u=0` (to 2, RFC 9218) go before what others have sent.
     """
     kind = media_type(request)
     urgent = wire.is_urgent(request.headers.get("priority", ""))
     if kind == "application/json":
-        return await _by_json(request, services)
+        return await _by_json(request, services, urgent)
     if kind == "multipart/form-data":
         async with read_form(request, services.max_upload_bytes, wire.MOST_ITEMS) as form:
             form.only(set())
             if not form.files:
                 raise InvalidRequest(f"The form has no file in the field 'file' (1 to {wire.MOST_ITEMS}).")
-            vectors = await _embed(services, [nullcontext(upload.file) for upload in form.files], "File")
+            files = [nullcontext(upload.file) for upload in form.files]
+            vectors = await _embed(services, files, "File", urgent)
         return _answer(request, services, vectors, len(vectors) == 1)
     if kind == wire.PIXELS:
         body = await read_bytes(request, wire.LARGEST_BODY, "The body")
@@ -73,7 +74,7 @@ async def encode(request: AnyRequest, services: Injected) -> Response[Any]:
     return _answer(request, services, await services.embedder().embed_images([picture], urgent), True)
 
 
-async def _by_json(request: AnyRequest, services: Services) -> Response[Any]:
+async def _by_json(request: AnyRequest, services: Services, urgent: bool) -> Response[Any]:
     body = await read_json(request, EncodeBody)
     if (body.text is None) == (body.url is None):
         raise InvalidRequest("The JSON body needs 'text' or 'url', one of them.")
@@ -82,7 +83,7 @@ async def _by_json(request: AnyRequest, services: Services) -> Response[Any]:
         vectors = await services.embedder().embed_texts(texts)
         return _answer(request, services, vectors, isinstance(body.text, str))
     sources = [services.fetcher().fetch(url) for url in _several(body.url or "", "URLs")]
-    return _answer(request, services, await _embed(services, sources, "URL"), isinstance(body.url, str))
+    return _answer(request, services, await _embed(services, sources, "URL", urgent), isinstance(body.url, str))
 
 
 def _several(given: str | list[str], what: str) -> list[str]:
@@ -92,20 +93,20 @@ def _several(given: str | list[str], what: str) -> list[str]:
     return values
 
 
-async def _embed(services: Services, sources: Sequence[Source], what: str) -> Vectors:
+async def _embed(services: Services, sources: Sequence[Source], what: str, urgent: bool) -> Vectors:
     """Some at a time: pictures are many times larger than their files, so not all are held at once."""
     groups = []
     for start in range(0, len(sources), _AT_ONCE):
-        reading = (_read(services, source) for source in sources[start : start + _AT_ONCE])
+        reading = (_read(services, source, urgent) for source in sources[start : start + _AT_ONCE])
         found = await asyncio.gather(*reading, return_exceptions=True)  # all are over before the files close
         pictures = [_picture(each, f"{what} {n} of {len(sources)}") for n, each in enumerate(found, start + 1)]
-        groups.append(await services.embedder().embed_images(pictures))
+        groups.append(await services.embedder().embed_images(pictures, urgent))
     return np.concatenate(groups)
 
 
-async def _read(services: Services, source: Source) -> Picture:
+async def _read(services: Services, source: Source, urgent: bool) -> Picture:
     async with source as file:
-        return (await services.reader().inspect(file)).picture
+        return (await services.reader().inspect(file, urgent)).picture
 
 
 def _picture(found: Picture | BaseException, which: str) -> Picture:

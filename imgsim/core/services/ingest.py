@@ -93,13 +93,20 @@ class IngestService:
         existing = await self._images.find(collection, sha256)
         if existing is not None:
             return replace(existing, duplicate=True)
-        await self._pictures.wait_for_room(_LONGEST_WAIT_FOR_ROOM)
-        found = await self._reader.inspect(file)
-        image = new_image(
-            new_image_id(), sha256, size, found, collection=collection, filename=filename, tags=tags, metadata=metadata
-        )
-        await self._objects.put(original_key(image.id), file, image.content_type)
-        return await self.accept(image, found.picture)
+        async with self._pictures.room(_LONGEST_WAIT_FOR_ROOM):
+            found = await self._reader.inspect(file)
+            image = new_image(
+                new_image_id(),
+                sha256,
+                size,
+                found,
+                collection=collection,
+                filename=filename,
+                tags=tags,
+                metadata=metadata,
+            )
+            await self._objects.put(original_key(image.id), file, image.content_type)
+            return await self.accept(image, found.picture)
 
     async def accept(self, image: Image, picture: Picture) -> Image:
         """Add and queue `image`, whose bytes are stored already; where its collection has them, remove
