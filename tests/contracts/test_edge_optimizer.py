@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Event
 from uuid import UUID
 
 import numpy as np
@@ -18,8 +20,9 @@ import psutil
 import pytest
 import qdrant_edge as edge
 
-from imgsim.adapters.vectors import collection_name, edge_collection, edge_optimizer, edge_shards
+from imgsim.adapters.vectors import collection_name, edge_collection, edge_optimizer, edge_shards, qdrant_edge
 from imgsim.adapters.vectors.edge_collection import Collection
+from imgsim.adapters.vectors.edge_files import copy_tree, tree_bytes
 from imgsim.adapters.vectors.qdrant_edge import QdrantEdgeVectorIndex
 from imgsim.core.models import Point, SearchFilter
 from imgsim.core.models import Vectors as Rows
@@ -185,6 +188,37 @@ async def test_it_is_optimized_again_when_it_has_grown(tmp_path: Path, few: None
             assert [hit.id.int for hit in hits] == np.argsort(-(rows @ rows[n]))[:10].tolist()
 
 
+@pytest.mark.parametrize("change", ["replace", "delete"])
+@pytest.mark.parametrize("reopened", [False, True], ids=["open", "reopened"])
+async def test_it_is_optimized_again_when_points_were_replaced_or_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, reopened: bool
+) -> None:
+    points = [Point(UUID(int=n), row, "x", ("a",)) for n, row in enumerate(unit(2_000))]
+    await filled(tmp_path, points)
+    monkeypatch.setattr(edge_collection, "OPTIMIZE_POINTS", 500)
+    async with QdrantEdgeVectorIndex(tmp_path) as index:
+        assert index._shards.collections[MODEL].unoptimized == 0
+    monkeypatch.setattr(edge_shards, "OPTIMIZE_AT_ONCE", 0)
+    if reopened:
+        monkeypatch.setattr(edge_collection, "OPTIMIZE_POINTS", 5_000)
+    async with QdrantEdgeVectorIndex(tmp_path) as index:
+        if change == "replace":
+            points[:600] = [replace(point, vector=row) for point, row in zip(points[:600], unit(600, 1), strict=True)]
+            await index.upsert(MODEL, points[:600])
+        else:
+            await index.delete([point.id for point in points[:600]])
+            del points[:600]
+        if not reopened:
+            await until(lambda: shards(tmp_path) == ["shard-1"])
+    monkeypatch.setattr(edge_collection, "OPTIMIZE_POINTS", 500)
+    async with QdrantEdgeVectorIndex(tmp_path) as index:
+        await until(lambda: shards(tmp_path) == ["shard-1"])
+        collection = index._shards.collections[MODEL]
+        assert collection.shard.info().indexed_vectors_count == len(points)
+        assert not collection.wants_optimizing()
+        await check(index, {point.id: point for point in points})
+
+
 @pytest.mark.parametrize(
     "moment",
     [
@@ -235,13 +269,63 @@ async def test_a_child_that_dies_changes_nothing(tmp_path: Path, few: None, capl
 async def test_without_room_for_a_copy_nothing_is_tried(
     tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(edge_optimizer, "DISK_FACTOR", 1e9)
+    monkeypatch.setattr(edge_collection, "DISK_FACTOR", 1e9)
     async with QdrantEdgeVectorIndex(tmp_path) as index:
         await index.open_collection(MODEL, D)
         await index.upsert(MODEL, [Point(UUID(int=n), row, "x") for n, row in enumerate(unit(600))])
-        await until(lambda: "MB of the disk" in caplog.text)
+        await until(lambda: "The disk is full" in caplog.text)
         assert shards(tmp_path) == ["shard"]
         assert await index.count(MODEL) == 600
+
+
+async def test_an_unforeseen_error_does_not_end_the_optimizer(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(edge_optimizer, "RETRY_SECONDS", 0.01)
+    async with QdrantEdgeVectorIndex(tmp_path) as index:
+        await index.open_collection(MODEL, D)
+        with monkeypatch.context() as patched:
+            patched.setattr(edge_optimizer, "copy_tree", fail)
+            await index.upsert(MODEL, [Point(UUID(int=n), row, "x") for n, row in enumerate(unit(600))])
+            await until(lambda: "RuntimeError: unforeseen" in caplog.text)
+        await until(lambda: shards(tmp_path) == ["shard-1"])
+        assert await index.count(MODEL) == 600
+
+
+async def test_an_unforeseen_error_does_not_end_the_syncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Path) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(qdrant_edge, "SYNC_SECONDS", 0.01)
+    async with QdrantEdgeVectorIndex(tmp_path) as index:
+        await index.open_collection(MODEL, D)
+        with monkeypatch.context() as patched:
+            patched.setattr(edge_collection, "sync", fail)
+            await index.upsert(MODEL, [Point(UUID(int=1), unit(1)[0], "x")])
+            await until(lambda: "RuntimeError: unforeseen" in caplog.text)
+        await until(lambda: not index._shards.collections[MODEL].unsynced)
+
+
+def test_a_copy_has_the_holes_of_its_original(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    (original / "folder").mkdir(parents=True)
+    contents = {"sparse": [(10_000_000, b"middle"), (20_000_000, b"")], "odd": [(70_001, b"end")], "empty": [(0, b"")]}
+    for name, parts in contents.items():
+        with (original / "folder" / name).open("wb") as file:
+            for offset, data in parts:
+                file.seek(offset)
+                file.write(data)
+            file.truncate()
+    copy_tree(original, copy, Event())
+    for name in contents:
+        assert (copy / "folder" / name).read_bytes() == (original / "folder" / name).read_bytes()
+    os.sync()  # some systems take the blocks of a file only then
+    assert tree_bytes(copy) < 1_000_000
 
 
 async def test_closing_ends_the_child_and_removes_the_copy(tmp_path: Path, few: None) -> None:

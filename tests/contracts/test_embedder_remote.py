@@ -337,6 +337,29 @@ async def test_another_model_in_its_place_is_refused(
         await remote.embed_images([picture])
 
 
+@pytest.mark.parametrize(("before", "after"), [("none@1", "none@1+int8"), ("none@1+int8", "none@1")])
+async def test_a_restart_in_another_precision_is_no_other_model(picture: Picture, before: str, after: str) -> None:
+    now = before
+
+    def script(request: Request) -> Iterable[bytes]:
+        if request.method == "GET":
+            return [answer(json.dumps(MODEL | {"preprocessing": now}).encode())]
+        return [raw(UNIT, x_imgsim_preprocessing=now)]
+
+    with ScriptedServer(script) as server:
+        async with make(server.url) as remote:
+            for served in (before, after):
+                now = served
+                await remote.ping()
+                assert np.array_equal(await remote.embed_images([picture]), UNIT)
+                assert np.array_equal(await remote.embed_images([picture], urgent=True), UNIT)
+                assert np.array_equal(await remote.embed_texts(["a cat"]), UNIT)
+                assert remote.preprocessing == "none@1"
+            now = after.replace("@1", "@2")
+            with pytest.raises(Unavailable, match=r"now serves .*none@2"):
+                await remote.embed_images([picture])
+
+
 @asynccontextmanager
 async def relay(target: Callable[[], str]) -> AsyncIterator[str]:
     """A loopback address behind which `target` stands at the moment, as behind a load balancer."""

@@ -15,7 +15,8 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, edge_operations
+from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, edge_collection, edge_operations
+from imgsim.adapters.vectors.edge_collection import Collection
 from imgsim.core.errors import DataDirectoryInUse, InvalidRequest, SettingsError, Unavailable
 from imgsim.core.models import Point, SearchFilter
 from imgsim.core.models import Vectors as Rows
@@ -175,6 +176,58 @@ async def test_recall_after_optimizing_at_start(tmp_path: Path, caplog: pytest.L
     caplog.clear()
     async with opened(tmp_path):
         assert "Optimized" not in caplog.text
+
+
+async def test_a_full_disk_refuses_writes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = unit(200)
+    async with opened(tmp_path) as index:
+        await index.upsert(MODEL, points(rows[:100]))
+        with monkeypatch.context() as full:
+            full.setattr(edge_collection, "RESERVE_BYTES", 2 * shutil.disk_usage(tmp_path).total)
+            for write in (
+                index.upsert(MODEL, points(rows)),
+                index.set_tags(MODEL, UUID(int=1), ["b"]),
+                index.delete([UUID(int=1)]),
+                index.open_collection("another@1", 64),
+            ):
+                with pytest.raises(Unavailable, match="disk is full"):
+                    await write
+            assert (await index.query(MODEL, rows[0], 1, SearchFilter(None, ("a",))))[0].id == UUID(int=1)
+            assert await index.count(MODEL) == 100
+        await index.upsert(MODEL, points(rows))
+        await index.open_collection("another@1", 64)
+        assert await index.count(MODEL) == 200
+
+
+@pytest.mark.parametrize("failing", ["disk", "engine"])
+async def test_what_cannot_be_optimized_at_start_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
+) -> None:
+    def fail(_: Collection) -> None:
+        raise RuntimeError("no optimizing")
+
+    rows = unit(5_000)
+    async with opened(tmp_path) as index:
+        await index.upsert(MODEL, points(rows))
+    if failing == "disk":
+        monkeypatch.setattr(edge_collection, "RESERVE_BYTES", 2 * shutil.disk_usage(tmp_path).total)
+    else:
+        monkeypatch.setattr(Collection, "optimize", fail)
+    async with opened(tmp_path) as index:
+        assert f"{MODEL} is not optimized, and searched more slowly: " in caplog.text
+        assert (await index.query(MODEL, rows[0], 1, ANY))[0].id == UUID(int=1)
+
+
+async def test_without_room_to_load_it_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as index:
+        await index.upsert(MODEL, points(unit(3)))
+    with monkeypatch.context() as full:
+        full.setattr(edge_collection, "LOAD_BYTES", 2 * shutil.disk_usage(tmp_path).total)
+        with pytest.raises(Unavailable, match="disk is full"):
+            async with opened(tmp_path):
+                pass
+    async with opened(tmp_path) as index:
+        assert await index.count(MODEL) == 3
 
 
 async def test_the_event_loop_goes_on_meanwhile(tmp_path: Path) -> None:

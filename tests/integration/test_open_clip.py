@@ -18,8 +18,10 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgsim.adapters.embedding import onnx_cache
 from imgsim.adapters.embedding.onnx_cache import ModelCache
 from imgsim.adapters.embedding.onnx_export import export, exported
+from imgsim.adapters.embedding.onnx_session import simplify
 from imgsim.adapters.embedding.open_clip import OpenClipEmbedder
 from imgsim.core.errors import ModelError, TextNotSupported
 from imgsim.core.models import Picture
@@ -333,6 +335,47 @@ async def test_an_export_that_cannot_be_read_is_made_anew(
         async with OpenClipEmbedder(model, 1, 4, 100, cache.folder) as embedder:
             assert (await embedder.embed_images([np.zeros((9, 9, 3), np.uint8)])).shape == (1, 48)
     assert "cannot be read, and is made anew" in caplog.text
+
+
+async def test_a_full_disk_is_no_verdict_on_the_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_folder(tmp_path / "model", folder / f"{ARCHITECTURE}.pt")
+    cache = ModelCache(tmp_path / "exports")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"  # bytes
+    (tmp_path / "sitecustomize.py").write_text(limit)
+    with monkeypatch.context() as child:
+        child.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        with pytest.raises(ModelError, match=r"tried again at the next start: OSError: .*too large"):
+            await exported(model, cache)
+    assert [path.name for path in cache.folder.iterdir()] == ["models.lock"]
+    assert (await exported(model, cache)).about.way == "plain"
+
+
+async def test_what_cannot_be_written_is_told_from_what_cannot_be_run(
+    folder: Path, cache: ModelCache, tmp_path: Path
+) -> None:
+    found = await asyncio.to_thread(export, f"{ARCHITECTURE}/{folder}/{ARCHITECTURE}.pt", cache)
+    with pytest.raises(OSError, match="cannot be written"):
+        simplify(found.network, tmp_path / "absent" / "model.onnx")
+    (tmp_path / "noise.onnx").write_bytes(b"noise")
+    with pytest.raises(Exception, match=r"noise\.onnx failed") as failure:
+        simplify(tmp_path / "noise.onnx", tmp_path / "model.onnx")
+    assert not isinstance(failure.value, OSError)
+
+
+async def test_another_version_of_the_export_makes_it_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = f"{ARCHITECTURE}/{folder}/{ARCHITECTURE}.pt"
+    cache = ModelCache(tmp_path / "exports")
+    found = await asyncio.to_thread(export, model, cache)
+    assert cache.find(model) == found
+    monkeypatch.setattr(onnx_cache, "VERSION", onnx_cache.VERSION + 1)
+    assert cache.find(model) is None
+    again = await asyncio.to_thread(export, model, cache)
+    assert again.folder != found.folder
+    assert cache.find(model) == again
 
 
 async def test_other_weights_are_another_model(folder: Path, cache: ModelCache, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from imgsim.adapters.embedding.onnx_int8 import (
     changed_neighbours,
     gate,
     int8_path,
+    judge,
     prepare_int8,
     smooth,
     verdict_of,
@@ -165,6 +166,17 @@ async def test_auto_judges_by_the_pictures_it_is_given(model: str, found: Found,
         assert verdict.passed
     async with opened(model, found, "auto") as embedder:
         assert embedder.preprocessing == f"{preprocessing}+int8"
+
+
+async def test_a_verdict_that_is_there_stays_but_for_tune(model: str, found: Found, photographs: list[Picture]) -> None:
+    """As of two processes that wait for each other: the second one finds what the first one saw."""
+    pixels = [found.about.preprocess.fit(photograph) for photograph in photographs]
+    first = Verdict(0.97, 0.99, 3, LEAST)
+    (found.folder / "int8-1.json").write_text(json.dumps(asdict(first)))
+    assert await judge(found, pixels) == first == verdict_of(found)
+    replaced = await prepare_int8(model, ModelCache(found.folder.parent), photographs)
+    assert (replaced.passed, replaced.sample) == (True, SAMPLE)
+    assert await judge(found, pixels[:LEAST]) == replaced == verdict_of(found)
 
 
 async def test_stopping_ends_the_trial(model: str, found: Found, photographs: list[Picture]) -> None:

@@ -103,11 +103,12 @@ class EncodeClient:
         return rows
 
     def check_model(self, served: wire.Description, model: wire.Description) -> None:
-        """``Unavailable`` unless `served` is `model`: vectors of two models cannot be compared."""
+        """``Unavailable`` unless `served` is `model`, in any precision: vectors of two models cannot be compared."""
         self._check_model(served.model, served.preprocessing, model)
 
     def _check_model(self, name: str, preprocessing: str, model: wire.Description) -> None:
-        if (name, preprocessing) != (model.model, model.preprocessing):
+        same_steps = wire.without_precision(preprocessing) == wire.without_precision(model.preprocessing)
+        if name != model.model or not same_steps:
             raise Unavailable(
                 f"{self._name} now serves the model {name[:200] or '(none)'} ({preprocessing[:200]}), but this process "
                 f"began with {model.model} ({model.preprocessing}): restart it to change over, or start the embedder "

@@ -2,7 +2,7 @@
 
 A model lies in a folder ``NAME@DIGEST-CONFIG-VERSION`` with ``model.onnx`` and ``about.json``; a file
 ``KEY.json`` says which folder the value of ``embedder.model`` leads to, and from which files it was made.
-What is in a folder was finished before the folder got its name.
+What is in a folder was finished, and on the disk, before the folder got its name.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ class ModelCache:
         """The export of `model`; None when there is none that can be read, or its weights have changed since."""
         try:
             pointer = read_json(self._pointer(model))
-            if pointer["open_clip"] != _open_clip_version():
+            if (pointer["version"], pointer["open_clip"]) != (VERSION, _open_clip_version()):
                 return None
             if pointer["files"] != [_stamp(name) for name, *_ in pointer["files"]]:
                 return None
@@ -97,6 +97,7 @@ class ModelCache:
         """From now on `model` leads to `found`, while `files` stay as they are."""
         content = {
             "model": model,
+            "version": VERSION,
             "open_clip": _open_clip_version(),
             "files": [_stamp(file) for file in files],
             "folder": found.folder.name,
@@ -110,9 +111,12 @@ class ModelCache:
 
     def keep(self, folder: Path, about: About, made: Path) -> None:
         """Give what lies in `made` its place. Call with ``exclusive`` held."""
+        for file in made.iterdir():
+            sync(file)
         write_json(made / "about.json", asdict(about))
         shutil.rmtree(folder, ignore_errors=True)
         made.replace(folder)
+        sync(folder.parent)
 
     @contextmanager
     def exclusive(self) -> Iterator[Path]:
@@ -149,10 +153,23 @@ def _lock(file: IO[Any]) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing. Call with ``exclusive`` held."""
+    """All of it or nothing, and on the disk with the other names in its folder. Call with ``exclusive`` held."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    sync(part)
     part.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring the content of a file, or the names in a folder, to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders; NTFS journals its names
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_json(path: Path) -> dict[str, Any]:

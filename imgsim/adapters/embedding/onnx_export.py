@@ -116,7 +116,10 @@ def _choose(network: "Network", preprocess: Preprocess, made: Path) -> tuple[str
 
 
 def _try(tower: Any, made: Path, pixels: Picture, expected: Vectors) -> str:
-    """Export `tower` to `made`; why what came of it is not usable, or empty."""
+    """Export `tower` to `made`; why what came of it is not usable, or empty.
+
+    ``ModelError`` for what passes, such as a full disk: it is no verdict on the tower, and nothing is kept of it.
+    """
     import torch
 
     # The exporter knows the steps of attention, but not torch's fused kernel for them.
@@ -142,9 +145,20 @@ def _try(tower: Any, made: Path, pixels: Picture, expected: Vectors) -> str:
         onnx = OnnxTower(made / NETWORK)
         rows = np.concatenate([onnx.embed(pixels[:1]), onnx.embed(pixels[1:])])
     except Exception as error:  # the exporter and ONNX Runtime have no common class for what they cannot do
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        if _passes(error, reason):
+            raise ModelError(f"The export to ONNX failed, and is tried again at the next start: {reason}") from error
+        return reason
     difference = float(np.abs(_units(rows) - expected).max())
     return "" if difference <= EXACT else f"its vectors differ by {difference:.1e}, more than {EXACT:.0e}"
+
+
+def _passes(error: Exception, reason: str) -> bool:
+    """Whether this is about the machine (its disk, its memory, what is installed) and not about the tower."""
+    kinds = OSError, MemoryError, ImportError
+    # torch hides a missing library behind an error of its exporter, and like ONNX Runtime has no class of its own
+    # for memory: "can't allocate memory", "Failed to allocate memory", "bad_alloc".
+    return isinstance(error, kinds) or isinstance(error.__cause__, kinds) or "alloc" in reason
 
 
 def _empty(folder: Path) -> None:

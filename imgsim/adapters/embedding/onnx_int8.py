@@ -1,6 +1,7 @@
 """An int8 form of an exported model, and the gate that it must pass on pictures of the user's own.
 
-``python -m`` this, the folder of the export and a ``.npy`` file of pixels: the child that quantises and judges.
+``python -m`` this, the folder of the export, a ``.npy`` file of pixels and, where a verdict that is there does not
+count, ``anew``: the child that quantises and judges.
 """
 
 import logging
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.adapters.embedding.child import answer, run_child
-from imgsim.adapters.embedding.onnx_cache import NETWORK, Found, ModelCache, read_json, write_json
+from imgsim.adapters.embedding.onnx_cache import NETWORK, Found, ModelCache, read_json, sync, write_json
 from imgsim.adapters.embedding.onnx_export import exported
 from imgsim.adapters.embedding.onnx_session import OnnxTower, open_session
 from imgsim.core.errors import ModelError
@@ -123,11 +124,14 @@ async def prepare_int8(model: str, cache: ModelCache, pictures: Sequence[Picture
     """
     found = await exported(model, cache)
     distinct = {pixels.tobytes(): pixels for pixels in map(found.about.preprocess.fit, pictures[:SAMPLE])}
-    return await judge(found, list(distinct.values()))
+    return await judge(found, list(distinct.values()), anew=True)
 
 
-async def judge(found: Found, pixels: Sequence[Picture]) -> Verdict:
-    """As ``prepare_int8``, for distinct pictures that are fitted already. In a child of low priority."""
+async def judge(found: Found, pixels: Sequence[Picture], anew: bool = False) -> Verdict:
+    """As ``prepare_int8``, for distinct pictures that are fitted already. In a child of low priority.
+
+    Unless `anew`, a verdict that another process has reached by the time it is this one's turn stays.
+    """
     if found.about.way == "torch":
         raise ModelError(f"{found.about.model_id} runs on torch ({found.about.reason}), where int8 is not to be had.")
     if len(pixels) < LEAST:
@@ -136,19 +140,29 @@ async def judge(found: Found, pixels: Sequence[Picture]) -> Verdict:
         sample = Path(folder) / "sample.npy"
         np.save(sample, np.stack(pixels))
         what = f"the int8 form of {found.about.model_id}"
-        verdict = Verdict(**await run_child(__name__, [str(found.folder), str(sample)], what))
+        arguments = [str(found.folder), str(sample), *(["anew"] if anew else [])]
+        verdict = Verdict(**await run_child(__name__, arguments, what))
     log.info("int8 of %s %s: %s", found.about.model_id, "passed" if verdict.passed else "did not pass", verdict)
     return verdict
 
 
-def quantise(folder: Path, sample: Path) -> Verdict:
-    """Judge the int8 form of the export in `folder`; keep the verdict there, and the form if it passed."""
+def quantise(folder: Path, sample: Path, anew: bool) -> Verdict:
+    """Judge the int8 form of the export in `folder`; keep the verdict there, and the form if it passed.
+
+    Unless `anew`, a verdict that is there is given back. ``ModelError`` where the export is gone.
+    """
     pixels = np.load(sample)
-    with ModelCache(folder.parent).exclusive() as made:
+    cache = ModelCache(folder.parent)
+    with cache.exclusive() as made:
+        if (found := cache.kept(folder)) is None:
+            raise ModelError(f"The export {folder} is gone.")
+        if not anew and (verdict := verdict_of(found)):
+            return verdict
         smooth(folder / NETWORK, made / "smooth.onnx", pixels)
         _to_int8(made / "smooth.onnx", made / "int8.onnx")
         verdict = gate(OnnxTower(folder / NETWORK), OnnxTower(made / "int8.onnx"), pixels)
         if verdict.passed:
+            sync(made / "int8.onnx")
             (made / "int8.onnx").replace(int8_path(folder))
         write_json(_verdict_path(folder), asdict(verdict))
     return verdict
@@ -246,10 +260,10 @@ def _verdict_path(folder: Path) -> Path:
     return folder / f"int8-{VERSION}.json"
 
 
-def _main(folder: str, sample: str) -> Mapping[str, Any]:
+def _main(folder: str, sample: str, anew: str = "") -> Mapping[str, Any]:
     if hasattr(os, "nice"):
         os.nice(_NICE)
-    return asdict(quantise(Path(folder), Path(sample)))
+    return asdict(quantise(Path(folder), Path(sample), bool(anew)))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def simplify(source: Path, target: Path) -> None:
     """`source` without the nodes that do nothing, and with its weights in a file of their own beside it.
 
     So it opens in half the time and memory: the weights are read into their place, and not as a message first.
+    ``OSError`` where `target` cannot be written, as on a full disk; else as ``open_session``.
     """
     import onnxruntime
 
@@ -47,4 +48,8 @@ def simplify(source: Path, target: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # fit for any machine
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
-    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of the same classes whether it is `source` that is wrong or the disk that is full
+        open_session(source)
+        raise OSError(f"{target} cannot be written: {error}") from error

@@ -18,6 +18,7 @@ from imgsim.adapters.embedding.onnx_export import exported
 from imgsim.adapters.embedding.onnx_int8 import discard, int8_path, verdict_of
 from imgsim.adapters.embedding.onnx_session import OnnxTower
 from imgsim.adapters.embedding.preprocess import Preprocess
+from imgsim.adapters.embedding.wire import INT8
 from imgsim.core.errors import EmbeddingFailed, ModelError, Unavailable
 from imgsim.core.models import Picture, Vector, Vectors
 
@@ -25,14 +26,6 @@ if TYPE_CHECKING:  # imports torch
     from imgsim.adapters.embedding.networks import Network
 
 log = logging.getLogger(__name__)
-
-INT8 = "+int8"
-"""Ends ``preprocessing`` where int8 computes.
-
-The collection of vectors is named by ``model_id`` alone, so that int8 goes on in the one that fp32 began: by the
-gate, the two find the same neighbours there. The embedding cache is keyed by ``preprocessing`` as well: it never
-gives out an int8 vector as one of fp32, nor do embedder processes of the two kinds pass as one.
-"""
 
 
 class OpenClipEmbedder:
@@ -106,6 +99,13 @@ class OpenClipEmbedder:
 
     @property
     def preprocessing(self) -> str:
+        """With ``+int8`` at its end where int8 computes.
+
+        The collection of vectors is named by ``model_id`` alone, so that int8 goes on in the one that fp32 began: by
+        the gate, the two find the same neighbours there. The embedding cache is keyed by this as well, and so gives
+        out no int8 vector as one of fp32 while the model runs in its user's process. Towards an embedder process the
+        ending does not count (``RemoteEmbedder.preprocessing``).
+        """
         return self._opened().about.preprocessing + (INT8 if self._int8 else "")
 
     @property

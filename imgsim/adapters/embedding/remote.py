@@ -44,7 +44,7 @@ class RemoteEmbedder:
         self._busy = 0
 
     async def __aenter__(self) -> Self:
-        """Asks which model is served; that one it stays."""
+        """Asks which model is served; that one it stays, be it in another precision."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._client)
             self._model = await self._client.describe()
@@ -74,7 +74,12 @@ class RemoteEmbedder:
 
     @property
     def preprocessing(self) -> str:
-        return self._opened().preprocessing
+        """As the embedder has it, but without its precision.
+
+        An embedder may begin with int8 at any restart, and of several behind one URL only some may have. By the gate
+        their vectors are interchangeable, so all processes share one key of the embedding cache.
+        """
+        return wire.without_precision(self._opened().preprocessing)
 
     @property
     def dimensions(self) -> int:

@@ -25,6 +25,8 @@ MODEL_HEADER = "X-Imgsim-Model"
 PREPROCESSING_HEADER = "X-Imgsim-Preprocessing"
 URGENT = {"Priority": "u=1"}
 """The header of a request that somebody waits for (RFC 9218)."""
+INT8 = "+int8"
+"""Ends ``preprocessing`` where int8 computes."""
 MOST_ITEMS = 64
 """Pictures or texts in one request."""
 LARGEST_BODY = 64 * 1024 * 1024
@@ -47,6 +49,12 @@ def longest_side(input_size: int) -> int:
 def is_urgent(priority: str) -> bool:
     """Whether a ``Priority`` header asks for more than the usual urgency, which is 3: 0 to 2, the first first."""
     return re.search(r"(?:^|[\s,])u=[0-2](?:$|[\s,;])", priority) is not None
+
+
+def without_precision(preprocessing: str) -> str:
+    """`preprocessing` of the same vectors whatever computes them: int8 serves only where its gate found them to be
+    interchangeable with those of fp32."""
+    return preprocessing.removesuffix(INT8)
 
 
 class Description(msgspec.Struct, frozen=True):

@@ -16,21 +16,36 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
-from imgsim.adapters.vectors.edge_files import read_ahead, sync, write_durably
+from imgsim.adapters.vectors.edge_files import check_space, read_ahead, sync, tree_bytes, write_durably
 
 log = logging.getLogger("imgsim.vectors")
 
 DESCRIPTION = "collection.json"
+
+CHANGED = "changed"
+"""The file with the number of changes since the shard was optimized, as of the last flush."""
 
 FLUSH_POINTS = 5_000
 """Written points after which the engine's files are brought up to its log: after a kill, no more are replayed (0.1 ms
 each). Each flush stops the event loop for 10 ms, and for as long as its many syncs wait where the disk is busy."""
 
 OPTIMIZE_POINTS = 5_000
-"""Points without quantization up to which a shard is left as it is: they are scanned in 1 ms."""
+"""Changes up to which a shard is left as it is: so many points without quantization are scanned in 1 ms."""
 
 OPTIMIZE_SHARE = 0.2
-"""And the share of the quantized points up to which it is: so each point is copied some six times in all, ever."""
+"""And the share of the quantized points up to which it is: so each point is copied some six times in all, ever, where
+points are only added. The engine takes deleted points out of a segment of which they are a fifth."""
+
+RESERVE_BYTES = 64 * 1024 * 1024
+"""Free space that is left alone: the engine writes to holes of mapped files, and where there is no room for one of
+their pages, the system ends the process (SIGBUS). One call takes a few MB."""
+
+LOAD_BYTES = 32 * 1024 * 1024
+"""Free space to load a shard, which writes what its log has and its files lack. Less than the reserve: what has served
+on a full disk can be started again there."""
+
+DISK_FACTOR = 3.0
+"""Free space to optimize, in sizes of the shard: a copy of it and the optimized segments beside that take 2.3."""
 
 
 class Collection:
@@ -52,11 +67,14 @@ class Collection:
         self.names = {str(hit.value) for hit in found.hits}
         """The images' collections that points were ever written for, at least one and a second where there are more."""
         self._unflushed = 0
+        self._changed = self._read_changed()
+        self._changed_before_copy = 0
 
     @classmethod
     def create(cls, model: str, dimensions: int, folder: Path) -> Self:
         if folder.exists():
             shutil.rmtree(folder)  # half made: no point was ever written to it
+        check_space(folder.parent, RESERVE_BYTES)
         folder.mkdir()
         shard = edge.EdgeShard.create(str(folder / "shard"), _config(dimensions))
         for key in ("collection", "tags"):
@@ -71,6 +89,7 @@ class Collection:
     def load(cls, folder: Path) -> Self:
         made = _description(folder)
         model, dimensions, name = made["model"], made["dimensions"], made.get("shard", "shard")
+        check_space(folder, LOAD_BYTES)
         read_ahead(folder / name)
         return cls(model, dimensions, folder, name, edge.EdgeShard.load(str(folder / name), _config(dimensions)))
 
@@ -79,18 +98,21 @@ class Collection:
         return self.folder / self.shard_name
 
     def update(self, operation: edge.UpdateOperation, ids: Sequence[UUID]) -> None:
-        """Apply `operation`, which changes no other points than `ids`."""
+        """Apply `operation`, which changes no other points than `ids`. ``Unavailable`` where the disk is full."""
+        check_space(self.folder, RESERVE_BYTES)
         if self.touched is not None:
             self.touched.update(ids)
         self.shard.update(operation)
         self.unsynced = True
         self._unflushed += len(ids)
+        self._changed += len(ids)
         if self._unflushed >= FLUSH_POINTS:
             self.flush()
 
     def flush(self) -> None:
         self.shard.flush()
         self._unflushed = 0
+        self._write_changed()
 
     def sync(self) -> None:
         """Bring the engine's log to the disk, from which it restores what its other files lack. In any thread."""
@@ -99,7 +121,7 @@ class Collection:
             for path in [*(self.path / "wal").glob("*"), self.path / "wal"]:
                 with suppress(FileNotFoundError):  # flushed and removed meanwhile
                     sync(path)
-        except OSError:
+        except Exception:
             self.unsynced = True
             raise
 
@@ -110,13 +132,28 @@ class Collection:
 
     @property
     def unoptimized(self) -> int:
-        """Points that are searched by their float vectors."""
+        """Points written, tagged or deleted since the shard was optimized, one that was twice counted twice.
+
+        Each may be searched by its float vector, or lie in a quantized segment without being found there. The
+        engine counts ``indexed_vectors_count`` with those, so that it alone shows nothing of a shard whose points
+        are replaced. A kill takes back no more of the count than was not flushed.
+        """
         info = self.shard.info()
-        return int(info.points_count - info.indexed_vectors_count)
+        return max(self._changed, int(info.points_count - info.indexed_vectors_count))
 
     def wants_optimizing(self) -> bool:
         indexed = self.shard.info().indexed_vectors_count
         return self.unoptimized >= max(OPTIMIZE_POINTS, OPTIMIZE_SHARE * indexed)
+
+    def check_space_to_optimize(self) -> None:
+        """``Unavailable`` without room for it. In any thread."""
+        check_space(self.folder, RESERVE_BYTES + DISK_FACTOR * tree_bytes(self.path))
+
+    def optimize(self) -> None:
+        """Optimize the shard as it lies. Holds the GIL throughout."""
+        self.shard.optimize()
+        self._changed = 0
+        self._write_changed()
 
     def prepare_copy(self) -> Path:
         """Bring the shard's files into a state to copy, and note from now on what changes; the folder to copy to.
@@ -126,6 +163,7 @@ class Collection:
         self.abandon()
         self.flush()
         self.touched = set()
+        self._changed_before_copy = self._changed
         return next(path for n in count(1) if not (path := self.folder / f"shard-{n}").exists())
 
     def load_successor(self, path: Path) -> None:
@@ -133,6 +171,7 @@ class Collection:
 
     def replay(self, most: int) -> int:
         """Bring at most `most` of the touched points to the successor; how many are left."""
+        check_space(self.folder, RESERVE_BYTES)
         assert self.successor is not None
         assert self.touched is not None
         ids = [self.touched.pop() for _ in range(min(most, len(self.touched)))]
@@ -161,20 +200,34 @@ class Collection:
         old = self.shard
         self.shard, self.shard_name, self._unflushed = self.successor, path.name, 0
         self.successor = self.touched = None
+        self._changed -= self._changed_before_copy
+        self._write_changed()
         old.close()
 
     def abandon(self) -> None:
         """Forget the successor, if there is one."""
-        self.touched = None
-        if self.successor is not None:
-            self.successor.close()
-            self.successor = None
+        successor, self.successor, self.touched = self.successor, None, None
+        if successor is not None:
+            successor.close()
 
     def remove_leftovers(self) -> None:
         """Remove shards that never took over, or are no longer needed."""
         for path in self.folder.glob("shard*"):
             if path != self.path:
                 shutil.rmtree(path, ignore_errors=True)  # what stays is in nobody's way
+
+    def _read_changed(self) -> int:
+        """Without the file, which is not synced either: at least as many as the engine's counts differ by."""
+        with suppress(FileNotFoundError, ValueError):
+            return int((self.folder / CHANGED).read_text(encoding="utf-8"))
+        info = self.shard.info()
+        return abs(int(info.points_count - info.indexed_vectors_count))
+
+    def _write_changed(self) -> None:
+        try:
+            (self.folder / CHANGED).write_text(str(self._changed), encoding="utf-8")
+        except OSError as error:  # costs a search that is slower for a while
+            log.warning("The changes of %s since it was optimized are not noted: %s", self.model, error)
 
     def _describe(self, shard_name: str) -> None:
         made = {"model": self.model, "dimensions": self.dimensions, "shard": shard_name}

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +12,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from imgsim.adapters.vectors.edge_collection import Collection
-from imgsim.adapters.vectors.edge_files import copy_tree, read_ahead, tree_bytes
+from imgsim.adapters.vectors.edge_files import copy_tree, read_ahead
 from imgsim.core.errors import ImgsimError, Unavailable
 
 log = logging.getLogger("imgsim.vectors")
@@ -25,9 +24,6 @@ WATCH_SECONDS = 5.0
 
 RETRY_SECONDS = 600.0
 """How long nothing is tried after a failure."""
-
-DISK_FACTOR = 3.0
-"""Free space that is asked for, in sizes of the shard: the copy and its optimized segments beside it take 2.3."""
 
 REPLAY_POINTS = 64
 """Touched points that one call brings over, in 5 ms."""
@@ -72,11 +68,14 @@ class EdgeOptimizer:
         except (OSError, ImgsimError) as error:
             log.warning("%s is not optimized, and searched more slowly: %s", collection.model, error)
             self._not_before = time.monotonic() + RETRY_SECONDS
+        except Exception:  # it must not end the task, whatever it is
+            log.exception("%s is not optimized, and searched more slowly.", collection.model)
+            self._not_before = time.monotonic() + RETRY_SECONDS
 
     async def _optimize(self, collection: Collection) -> None:
         start, points = time.perf_counter(), await self._call(lambda: collection.unoptimized)
         log.info("Optimizing %d points of %s.", points, collection.model)
-        await _in_thread(lambda _: _check_space(collection))
+        await _in_thread(lambda _: collection.check_space_to_optimize())
         async with self._writes_held():
             path = await self._call(collection.prepare_copy)
             await _in_thread(partial(copy_tree, collection.path, path))
@@ -104,12 +103,6 @@ class EdgeOptimizer:
             yield
         finally:
             self._writable.set()
-
-
-def _check_space(collection: Collection) -> None:
-    needed, free = DISK_FACTOR * tree_bytes(collection.path), shutil.disk_usage(collection.path).free
-    if free < needed:
-        raise Unavailable(f"That takes {needed / 1e6:.0f} MB of the disk for a while, and {free / 1e6:.0f} are free.")
 
 
 async def _run_child(path: Path) -> None:
@@ -141,5 +134,5 @@ async def _in_thread(function: Callable[[Event], T]) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([running])
+        await asyncio.gather(running, return_exceptions=True)  # who waited for an error has gone
         raise

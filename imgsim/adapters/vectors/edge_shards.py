@@ -70,5 +70,10 @@ def _optimize_if_small(collection: Collection) -> None:
     if values > OPTIMIZE_AT_ONCE or not collection.wants_optimizing():
         return
     start = time.perf_counter()
-    collection.shard.optimize()
+    try:
+        collection.check_space_to_optimize()
+        collection.optimize()
+    except Exception as error:
+        log.warning("%s is not optimized, and searched more slowly: %s", collection.model, error)
+        return
     log.info("Optimized %d points of %s in %.1f s.", points, collection.model, time.perf_counter() - start)

@@ -52,10 +52,12 @@ class QdrantEdgeVectorIndex:
         live                           the name of the live model
         imgsim-MODEL/collection.json   model, dimensions, name of the shard; written last, without it the folder
                                        is half made
+        imgsim-MODEL/changed           how many changes there were since the shard was optimized
         imgsim-MODEL/shard/            the engine's files; shard-1 and so on after it was optimized
 
     Written points are in the engine's log when a method returns, and so survive the death of the process;
-    they are synced to the disk within ``SYNC_SECONDS``.
+    they are synced to the disk within ``SYNC_SECONDS``. Where the disk is nearly full, writing is
+    ``Unavailable``, and reading goes on.
 
     Search is exact in float32 over points that are not optimized, and a flat scan of int8 vectors with
     rescoring over those that are: at 100,000 points of 1280 dimensions on 2 cores that is 22 and 5 ms. When
@@ -216,6 +218,8 @@ class QdrantEdgeVectorIndex:
                         await asyncio.to_thread(collection.sync)  # beside the engine's thread, and without the GIL
                     except OSError as error:
                         log.error("The vector index in %s cannot sync: %s", self.path, error)  # and tries again
+                    except Exception:  # it must not end the task, whatever it is
+                        log.exception("The vector index in %s cannot sync.", self.path)
 
     async def _stop(self) -> None:
         batcher = self._batcher
