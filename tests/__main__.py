@@ -11,8 +11,6 @@ CHECKS = (
     ("mypy --strict", [sys.executable, "-m", "mypy"]),
     ("import-linter", [str(Path(sys.executable).with_name("lint-imports"))]),
 )
-PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
-"""The tests of a file share what is costly to make; most of their time is waiting for servers."""
 
 
 def main() -> int:
@@ -23,7 +21,7 @@ def main() -> int:
         print(f"{name}: {'failed' if status else 'passed'} ({time.monotonic() - started:.1f} s)", flush=True)
         if status:
             failed.append(name)
-    if subprocess.run([sys.executable, "-m", "pytest", *PARALLEL, *sys.argv[1:]]).returncode:
+    if subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]]).returncode:
         failed.append("pytest")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -42,11 +42,12 @@ def stock(cluster: Cluster, http: httpx.Client) -> Mapping[str, Path]:
         return str(answer.json()["id"])
 
     with ThreadPoolExecutor(8) as clients:
-        ids = list(clients.map(upload, PHOTOS[:100]))
-        unfinished = [image_id for image_id in ids if http.get(f"/images/{image_id}").json()["state"] != "done"]
-        assert unfinished, "the worker is to die while it works"
+        uploads = [clients.submit(upload, photo) for photo in PHOTOS]
+        last = uploads[100].result()
+        state = http.get(f"/images/{last}").json()["state"]
         cluster.workers[0].kill()
-        ids += list(clients.map(upload, PHOTOS[100:]))
+        assert state != "done", "the worker is to die while it works"
+        ids = [each.result() for each in uploads]
     for image_id in ids:
         image = wait_until_at_rest(http, image_id, 60)
         assert image["state"] == "done", image

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,7 @@ def test_fresh_photographs_are_new_bytes_of_the_same_pixels() -> None:
         np.testing.assert_array_equal(shown, original)
 
 
+@pytest.mark.skipif("IMGSIM_TEST_SLOW" not in os.environ, reason="half a minute; IMGSIM_TEST_SLOW=1 runs it")
 def test_an_architecture_of_open_clip_is_measured_with_random_weights(tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
     model, file = "ViT-S-32-alt", tmp_path / "figures.json"
