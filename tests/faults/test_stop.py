@@ -121,10 +121,10 @@ def test_a_process_that_slept_longer_than_its_leases_goes_on_where_it_was(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that can be filled."""
+    """A file system of its own that can be filled, with room beyond what the vector index keeps free."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
