@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import Any, TypeVar
+from typing import Any
 
 from piccolo.engine.sqlite import SQLiteEngine
 from piccolo.querystring import QueryString
@@ -20,7 +20,6 @@ from piccolo.querystring import QueryString
 from imgsim.adapters.batcher import Batcher
 from imgsim.core.errors import Unavailable
 
-T = TypeVar("T")
 Rows = Sequence[Any]
 """``sqlite3.Row``s: values by the names of the columns."""
 Compiled = tuple[str, Sequence[Any]]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imgsim.adapters.batcher import Batcher
 from imgsim.adapters.embedding import PACKAGED
 from imgsim.adapters.embedding.checks import check_pictures, text_not_supported, unit_rows
+from imgsim.adapters.embedding.onnx_session import open_session
 from imgsim.adapters.resize import resize
 from imgsim.core.errors import ModelError, Unavailable
 from imgsim.core.models import Picture, Vector, Vectors
@@ -43,7 +44,10 @@ class PackagedEmbedder:
 
     async def __aenter__(self) -> Self:
         """``ModelError`` when the weights cannot be read."""
-        self._session = await asyncio.to_thread(_open_session)
+        try:
+            self._session = await asyncio.to_thread(open_session, WEIGHTS)
+        except Exception as error:  # ONNX Runtime's errors have no common class but this
+            raise ModelError(f"The packaged weights {WEIGHTS} cannot be read: {error}") from error
         self._batcher = Batcher(self._run, self._threads, 1, self._queue, "embedding model")
         return self
 
@@ -93,16 +97,3 @@ def preprocess(picture: Picture) -> NDArray[np.float32]:
 def squash(picture: Picture) -> Picture:
     """``(224, 224, 3)`` uint8, the first step of ``preprocess``. What comes out of it, it leaves as it is."""
     return resize(picture, SIZE, SIZE)
-
-
-def _open_session() -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(WEIGHTS, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common class but this
-        raise ModelError(f"The packaged weights {WEIGHTS} cannot be read: {error}") from error
