@@ -166,8 +166,11 @@ async def test_all_goes_on_while_a_child_optimizes(
         await check(index, model)
         await until(lambda: "Optimized" in caplog.text)
         await check(index, model)
-        await until(lambda: shards(tmp_path) == ["shard-1"])
-        assert index._shards.collections[MODEL].unoptimized < 500 + len(done)
+        collection = index._shards.collections[MODEL]
+        # On a fast machine there was so much to replay that it is optimized once more.
+        await until(lambda: not collection.wants_optimizing() and shards(tmp_path) == [collection.shard_name])
+        assert collection.shard_name != "shard"
+        assert collection.unoptimized < 500 + len(done)
     async with QdrantEdgeVectorIndex(tmp_path) as index:
         await check(index, model)
 
