@@ -94,7 +94,11 @@ def start(*arguments: str | Path, **variables: str) -> subprocess.Popen[bytes]:
 
 
 def end(process: subprocess.Popen[bytes]) -> Ran:
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()  # or the test would wait for it for ever
+        raise
     return Ran(process.returncode, out, err)
 
 
