@@ -79,6 +79,28 @@ def _scalar(text: str) -> Scalar:
     return value if _is_scalar(value) and value not in (float("inf"), float("-inf")) else text
 
 
+def parse_filter(
+    *,
+    collection: str | None = None,
+    tag: Sequence[str] | None = None,
+    any_tag: Sequence[str] | None = None,
+    not_tag: Sequence[str] | None = None,
+    created_from: str | None = None,
+    created_to: str | None = None,
+    metadata: Sequence[str] | Mapping[str, Scalar] | None = None,
+) -> SearchFilter:
+    """The filter that these parameters describe. ``InvalidRequest``."""
+    return SearchFilter(
+        collection,
+        tag or (),
+        any_tag or (),
+        not_tag or (),
+        parse_time(created_from, "created_from") if created_from is not None else None,
+        parse_time(created_to, "created_to") if created_to is not None else None,
+        metadata if isinstance(metadata, Mapping) else parse_metadata(metadata or ()),
+    )
+
+
 def valid_filter(where: ImageFilter | SearchFilter) -> None:
     """``InvalidRequest`` for what no image can match, or no index can take."""
     for name, tags in (("tag", where.tags), ("any_tag", where.any_tags), ("not_tag", where.no_tags)):

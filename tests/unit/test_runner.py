@@ -87,9 +87,9 @@ class Index(QdrantVectorIndex):
         self._check()
         await super().delete(*arguments)
 
-    async def set_tags(self, *arguments: Any) -> None:
+    async def set_payload(self, *arguments: Any) -> None:
         self._check()
-        await super().set_tags(*arguments)
+        await super().set_payload(*arguments)
 
     async def ping(self) -> None:
         self._check()

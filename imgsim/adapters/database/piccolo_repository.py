@@ -77,9 +77,15 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingC
     async def list(self, where: ImageFilter, limit: int, before: UUID | None = None) -> Sequence[Image]:
         conditions: list[Any] = statements.with_tags(where.tags, where.any_tags, where.no_tags)
         if where.created_from is not None:
-            conditions += [self._image.created_at >= where.created_from, self._image.id >= statements.oldest_id(where.created_from)]
+            conditions += [
+                self._image.created_at >= where.created_from,
+                self._image.id >= statements.oldest_id(where.created_from),
+            ]
         if where.created_to is not None:
-            conditions += [self._image.created_at < where.created_to, self._image.id <= statements.newest_id(where.created_to)]
+            conditions += [
+                self._image.created_at < where.created_to,
+                self._image.id <= statements.newest_id(where.created_to),
+            ]
         if where.collection is not None:
             conditions.append(self._image.collection == where.collection)
         if where.state is not None:

@@ -144,7 +144,9 @@ def with_tags(tags: Sequence[str], any_tags: Sequence[str], no_tags: Sequence[st
     one_by_one, together = tags[:_TAGS_ONE_BY_ONE], tags[_TAGS_ONE_BY_ONE:]
     found = [WhereRaw("id IN (SELECT image FROM image_tag WHERE tag = {})", tag) for tag in one_by_one]
     if together:
-        with_all = f"SELECT image FROM image_tag WHERE tag IN ({_places(together)}) GROUP BY image HAVING COUNT(*) = {{}}"
+        with_all = (
+            f"SELECT image FROM image_tag WHERE tag IN ({_places(together)}) GROUP BY image HAVING COUNT(*) = {{}}"
+        )
         found.append(WhereRaw(f"id IN ({with_all})", *together, len(together)))
     if any_tags:
         found.append(WhereRaw(f"id IN (SELECT image FROM image_tag WHERE tag IN ({_places(any_tags)}))", *any_tags))
@@ -159,7 +161,7 @@ def _places(values: Sequence[str]) -> str:
 
 
 def collections(limit: int) -> QueryString:
-    """From one name to the next by the index ``image_bytes_once``: one look for each collection, not one for each row."""
+    """From one name to the next by the index ``image_bytes_once``: a look for each collection, not for each row."""
     after = "SELECT collection FROM image WHERE deleted_at IS NULL {} ORDER BY collection LIMIT 1"
     first, following = after.format(""), after.format("AND collection > names.name")
     return QueryString(

@@ -11,7 +11,6 @@ from imgsim.core.errors import InvalidRequest
 from imgsim.core.filters import metadata_tokens, microseconds
 from imgsim.core.models import Point, SearchFilter, Vector
 
-
 PAYLOAD_INDEXES = {
     "collection": edge.PayloadSchemaType.Keyword,
     "tags": edge.PayloadSchemaType.Keyword,

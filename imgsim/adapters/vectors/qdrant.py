@@ -250,10 +250,9 @@ class QdrantVectorIndex:
 
 
 def _filter(where: SearchFilter) -> models.Filter | None:
-    must: list[models.Condition] = [_is("tags", tag) for tag in where.tags]
+    must: list[models.Condition] = [] if where.collection is None else [_is("collection", where.collection)]
+    must += [_is("tags", tag) for tag in where.tags]
     must += [_is("metadata", token) for token in metadata_tokens(where.metadata)]
-    if where.collection is not None:
-        must.append(_is("collection", where.collection))
     if where.any_tags:
         must.append(_any_tag(where.any_tags))
     created = [None if each is None else microseconds(each) for each in (where.created_from, where.created_to)]
