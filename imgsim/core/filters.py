@@ -90,7 +90,7 @@ def parse_filter(
     metadata: Sequence[str] | Mapping[str, Scalar] | None = None,
 ) -> SearchFilter:
     """The filter that these parameters describe. ``InvalidRequest``."""
-    return SearchFilter(
+    where = SearchFilter(
         collection,
         tag or (),
         any_tag or (),
@@ -99,6 +99,8 @@ def parse_filter(
         parse_time(created_to, "created_to") if created_to is not None else None,
         metadata if isinstance(metadata, Mapping) else parse_metadata(metadata or ()),
     )
+    valid_filter(where)  # before anything is computed for it
+    return where
 
 
 def valid_filter(where: ImageFilter | SearchFilter) -> None:
