@@ -38,9 +38,9 @@ class Target(Protocol):
         """The image once it is done or in error."""
         ...
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json: ...
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json: ...
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json: ...
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json: ...
 
     async def status(self) -> Json: ...
 
@@ -71,14 +71,13 @@ class DirectoryTarget:
                 with contextlib.suppress(TimeoutError):  # look again now and then: no event may be the last hope
                     await asyncio.wait_for(listener.next(), _SECONDS_BETWEEN_LOOKS)
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
         with path.open("rb") as file:
             found = await self._container.reader().inspect(file)
-        where = SearchFilter(collection)
-        return _json(await self._container.search().by_picture(found.picture, Page(limit), where))
+        return _json(await self._container.search().by_picture(found.picture, page, where))
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        return _json(await self._container.search().by_text(text, Page(limit), SearchFilter(collection)))
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._container.search().by_text(text, page, where))
 
     async def status(self) -> Json:
         counts = await self._container.images().counts()
@@ -126,15 +125,17 @@ class ServerTarget:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 1.0)
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
-        fields: Json = {"limit": str(limit)} | ({"collection": collection} if collection else {})
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
+        fields = {
+            name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            for name, value in _search_body(page, where).items()
+        }
         with path.open("rb") as file:
             files = {"file": (readable(path.name), file)}
             return await self._call("POST", "/search", files=files, data=fields)
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        body = {"text": text, "limit": limit, "collection": collection}
-        return await self._call("POST", "/search", json=body)
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return await self._call("POST", "/search", json={"text": text, **_search_body(page, where)})
 
     async def status(self) -> Json:
         checks = (await self._send("GET", "/ready")).json()["checks"]
@@ -237,6 +238,19 @@ def _source(path: Path) -> Json:
 def _json(value: Image | Any) -> Json:
     built: Json = msgspec.to_builtins(value)
     return built
+
+
+def _search_body(page: Page, where: SearchFilter) -> Json:
+    """The parameters of a search as ``POST /search`` names them, without those that say nothing."""
+    body = {
+        **{name: getattr(page, name) for name in ("limit", "min_score", "exact")},
+        **{name: getattr(where, name) for name in ("collection", "created_from", "created_to", "metadata")},
+        "tag": where.tags,
+        "any_tag": where.any_tags,
+        "not_tag": where.no_tags,
+    }
+    said = {name: value for name, value in body.items() if value not in (None, (), [], {}, False)}
+    return _json(said)
 
 
 def _uuid(text: str) -> UUID:
