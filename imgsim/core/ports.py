@@ -144,8 +144,9 @@ class ImageRepository(Adapter, Protocol):
         """Extend the owner's leases to `lease_seconds` from now; return the ids it still holds."""
         ...
 
-    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
-        """Note that `stage` runs now (and the state of that stage, where it has one). ``LeaseLost``."""
+    async def advance(self, image_id: UUID, attempt: int, stage: str, features: Mapping[str, Any]) -> Image:
+        """Note that `stage` runs now (and the state of that stage, where it has one), and what the stages
+        before it found in this attempt, in place of what the row had. ``LeaseLost``."""
         ...
 
     async def finish(
