@@ -28,12 +28,19 @@ from imgsim.core.events import EventBus
 from imgsim.core.models import Picture
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
-from imgsim.core.services import DirectUploadService, IngestService, LifecycleService, SearchService
+from imgsim.core.services import (
+    DirectUploadService,
+    IngestService,
+    LifecycleService,
+    SearchService,
+    ThumbnailService,
+)
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
 from imgsim.pipeline.stage import Ports, Stage
 from imgsim.roles import SERVE, Role
 from imgsim.settings import Settings, mask_url
+from imgsim.thumbnails import encode_thumbnail
 
 T = TypeVar("T")
 
@@ -167,6 +174,15 @@ class Container(containers.DeclarativeContainer):
         cache_keep_seconds=settings.provided.cache.keep_seconds,
     )
 
+    thumbnails = providers.Singleton(
+        ThumbnailService,
+        objects=objects,
+        images=images,
+        reader=reader,
+        encode=providers.Object(encode_thumbnail),
+        url_seconds=settings.provided.objects.presign_seconds,
+    )
+
     plugins = providers.Singleton(load_plugins, settings.provided.plugins.disabled)
     stage_origins = providers.Singleton(collect_stages, plugins, settings)
     stages = providers.Singleton(_stages, stage_origins)
@@ -192,6 +208,7 @@ class Container(containers.DeclarativeContainer):
         direct=direct.provider,
         search=search.provider,
         lifecycle=lifecycle.provider,
+        thumbnails=thumbnails.provider,
         images=images.provider,
         objects=objects.provider,
         vectors=vectors.provider,

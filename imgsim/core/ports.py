@@ -44,11 +44,11 @@ class Adapter(AbstractAsyncContextManager[Any], Protocol):
 class ObjectStore(Adapter, Protocol):
     """Bytes by key. Keys are ASCII paths such as ``originals/7f/01…7f``."""
 
-    async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
+    async def put(self, key: str, source: BinaryIO, content_type: str, durable: bool = True) -> int:
         """Store all of `source` (read from its start) durably and atomically; return the bytes written.
 
         A reader sees the old object, the new one or none, never a part. A repeat replaces it.
-        `source` stays open.
+        `source` stays open. Not `durable`, for what can be made anew: a power cut may undo it, or leave part of it.
         """
         ...
 
@@ -148,8 +148,9 @@ class ImageRepository(Adapter, Protocol):
         """Extend the owner's leases to `lease_seconds` from now; return the ids it still holds."""
         ...
 
-    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
-        """Note that `stage` runs now (and the state of that stage, where it has one). ``LeaseLost``."""
+    async def advance(self, image_id: UUID, attempt: int, stage: str, features: Mapping[str, Any]) -> Image:
+        """Note that `stage` runs now (and the state of that stage, where it has one), and what the stages
+        before it found in this attempt, in place of what the row had. ``LeaseLost``."""
         ...
 
     async def finish(

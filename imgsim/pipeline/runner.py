@@ -28,7 +28,7 @@ from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageEvent
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.services.ingest import ImageReader
 from imgsim.pipeline.gate import Gate
-from imgsim.pipeline.stage import Ports, Stage, StageContext
+from imgsim.pipeline.stage import Ports, Stage, StageContext, is_noted
 
 log = logging.getLogger("imgsim.pipeline")
 
@@ -275,8 +275,8 @@ class Runner:
         try:
             try:
                 for position, stage in enumerate(self._stages):
-                    if position:
-                        ctx.image = await self._ports.images.advance(image.id, image.attempts, stage.name)
+                    if position and is_noted(stage, image.attempts):
+                        ctx.image = await self._ports.images.advance(image.id, image.attempts, stage.name, ctx.results)
                         self._events.publish(ImageEvent.of(ctx.image))
                     result = await self._run(stage, ctx)
                     if result is not None:

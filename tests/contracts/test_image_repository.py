@@ -358,7 +358,7 @@ async def test_counts_has_every_state(repository: ImageRepository) -> None:
     image_ids = await add_many(repository, 6)
     await repository.mark_pending(image_ids[1:])
     await repository.claim(image_ids[2:], "one", LONG, "embed")
-    await repository.advance(image_ids[3], 1, "index")
+    await repository.advance(image_ids[3], 1, "index", {})
     await repository.finish(image_ids[4], 1, {}, MODEL)
     await repository.fail(image_ids[5], 1, BROKEN, None)
     assert await repository.counts() == dict.fromkeys(ImageState, 1)
@@ -448,7 +448,7 @@ async def test_an_expired_lease_goes_to_the_next_and_fences_the_first(repository
 
 async def all_lost(repository: ImageRepository, image_id: UUID, attempt: int) -> None:
     for call in (
-        repository.advance(image_id, attempt, "index"),
+        repository.advance(image_id, attempt, "index", {"late": True}),
         repository.finish(image_id, attempt, {"late": True}, MODEL),
         repository.fail(image_id, attempt, BROKEN, None),
         repository.fail(image_id, attempt, BROKEN, datetime.now(UTC), counts=False),
@@ -485,16 +485,18 @@ async def test_renew_extends_and_tells_what_is_still_held(repository: ImageRepos
     assert await repository.renew("one", [mine, others], LONG) == {mine}
     assert list(await repository.lost(10)) == []
     assert list(await repository.claim([mine], "two", LONG, "embed", lost=True)) == []
-    await repository.advance(mine, 1, "index")
+    await repository.advance(mine, 1, "index", {})
 
 
-async def test_advance_shows_the_stage(repository: ImageRepository) -> None:
+async def test_advance_shows_the_stage_and_what_was_found_before_it(repository: ImageRepository) -> None:
     image = await add(repository)
     await claim(repository, image.id)
-    moderated = await repository.advance(image.id, 1, "moderation")
+    moderated = await repository.advance(image.id, 1, "moderation", {"hue": [0.5, "ü", None]})
     assert (moderated.state, moderated.stage) == (ImageState.EMBEDDING, "moderation")
-    indexed = await repository.advance(image.id, 1, "index")
+    assert moderated.features == {"hue": [0.5, "ü", None]}
+    indexed = await repository.advance(image.id, 1, "index", {"moderation": {"safe": True}})
     assert (indexed.state, indexed.stage) == (ImageState.INDEXING, "index")
+    assert indexed.features == {"moderation": {"safe": True}}
     assert await repository.get(image.id) == indexed
 
 

@@ -170,9 +170,9 @@ class MemoryImageRepository:
             row.due_at = time.time() + lease_seconds
         return {row.image.id for row in rows}
 
-    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
+    async def advance(self, image_id: UUID, attempt: int, stage: str, features: Mapping[str, Any]) -> Image:
         row = self._claimed(image_id, attempt)
-        return row.change(stage=stage, state=STATE_OF_STAGE.get(stage, row.image.state))
+        return row.change(stage=stage, state=STATE_OF_STAGE.get(stage, row.image.state), features=_json(features))
 
     async def finish(
         self, image_id: UUID, attempt: int, features: Mapping[str, Any], embedding: EmbeddingInfo | None

@@ -11,6 +11,7 @@ from imgsim.adapters.http.auth import api_key_guard
 from imgsim.adapters.http.collections import list_collections
 from imgsim.adapters.http.encode import describe, encode
 from imgsim.adapters.http.events import EventsController
+from imgsim.adapters.http.files import FilesController
 from imgsim.adapters.http.images import ImagesController
 from imgsim.adapters.http.openapi import openapi_config
 from imgsim.adapters.http.operations import OperationsController
@@ -22,7 +23,7 @@ _MOST_ENCODED_FILES = 64
 
 
 _ROUTES: Mapping[str, Sequence[Any]] = {
-    "images": [ImagesController, SearchController, EventsController, list_collections],
+    "images": [ImagesController, FilesController, SearchController, EventsController, list_collections],
     "encode": [encode, describe],
     "operations": [OperationsController],
 }

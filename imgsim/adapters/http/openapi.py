@@ -96,6 +96,7 @@ _PROBLEMS = {
     409: "The image is not in a state that allows this",
     413: "Too large",
     415: "Not an image of a format that is read here",
+    416: "The range begins past the end of the file",
     422: "The image is broken or too large in pixels, or the model cannot do this",
     503: "A part that this needs is away; try again after `Retry-After` seconds",
 }

@@ -43,7 +43,9 @@ class ImageReader(Protocol):
         """Decode `file`, or say why that cannot be done; `urgent`: before all that is not."""
         ...
 
-    async def decode(self, data: bytes) -> Picture: ...
+    async def decode(self, data: bytes, min_side: int = 0, urgent: bool = False) -> Picture:
+        """The picture in `data`, both sides at least `min_side` where the image has that many pixels."""
+        ...
 
 
 class IngestService:
