@@ -100,7 +100,7 @@ async def _index_one(
         if not named and not await asyncio.to_thread(looks_like_image, path):
             report.not_images += 1
             return
-        image = await _patiently(lambda: target.upload(path, collection, tags))
+        image = await _patiently(lambda: target.upload(path, path.name, collection, tags, source_of(path)))
         already_there, image_id = image["duplicate"], image["id"]
         image = await _patiently(lambda: target.wait(image_id))
     except OSError as error:
@@ -125,6 +125,11 @@ async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
         except Unavailable:
             await asyncio.sleep(pause)
     return await call()
+
+
+def source_of(path: Path) -> dict[str, str]:
+    """Metadata by which a search can say where the file lies."""
+    return {"path": readable(path.absolute())}
 
 
 def _reason(error: OSError) -> str:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from uuid import UUID
 
 import httpx
@@ -32,7 +32,14 @@ Json = dict[str, Any]
 class Target(Protocol):
     """Images and answers are as they go over the wire. Errors are ``ImgsimError``."""
 
-    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json: ...
+    async def upload(
+        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+    ) -> Json:
+        """Store what is at the path, or in the seekable file from its start to its end. ``OSError``.
+
+        A Path is opened for as long as it is sent; a file stays open.
+        """
+        ...
 
     async def wait(self, image_id: str) -> Json:
         """The image once it is done or in error."""
@@ -57,9 +64,11 @@ class DirectoryTarget:
     def __init__(self, container: "Container") -> None:
         self._container = container
 
-    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
-        with path.open("rb") as file:
-            image = await self._container.ingest().upload(file, path.name, collection, tags, _source(path))
+    async def upload(
+        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+    ) -> Json:
+        with _opened(source) as file:
+            image = await self._container.ingest().upload(file, filename, collection, tags, metadata)
         return _json(image)
 
     async def wait(self, image_id: str) -> Json:
@@ -111,10 +120,13 @@ class ServerTarget:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
-        fields = {"collection": collection, "tags": list(tags), "metadata": msgspec.json.encode(_source(path))}
-        with path.open("rb") as file:
-            files = {"file": (readable(path.name), file)}
+    async def upload(
+        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+    ) -> Json:
+        fields = {"collection": collection, "tags": list(tags), "metadata": msgspec.json.encode(metadata)}
+        with _opened(source) as file:
+            file.seek(0)
+            files = {"file": (readable(filename), file)}
             return await self._call("POST", "/images/upload", files=files, data=fields)
 
     async def wait(self, image_id: str) -> Json:
@@ -229,9 +241,8 @@ def readable(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _source(path: Path) -> Json:
-    """So that a search can say where the file lies."""
-    return {"path": readable(path.absolute())}
+def _opened(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
+    return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
 
 
 def _json(value: Image | Any) -> Json:
