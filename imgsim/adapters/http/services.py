@@ -10,6 +10,7 @@ from imgsim.adapters.http.metrics import Metrics
 from imgsim.core.events import EventBus
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, JobQueue, ObjectStore, VectorIndex
 from imgsim.core.services import DirectUploadService, ImageReader, IngestService, LifecycleService, SearchService
+from imgsim.imports import ImportService
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Services:
     embedder: Callable[[], Embedder]
     reader: Callable[[], ImageReader]
     fetcher: Callable[[], UrlFetcher]
+    imports: Callable[[], ImportService]
     events: Callable[[], EventBus]
     metrics: Callable[[], Metrics]
     parts: Sequence[str]
@@ -34,6 +36,7 @@ class Services:
     tells_stock: bool
     """Whether ``/metrics`` tells what all processes share: images, vectors and bells. One role does."""
     max_upload_bytes: int
+    max_import_bytes: int
     presign_seconds: int
     api_keys: tuple[str, ...]
     loopback_only: bool
