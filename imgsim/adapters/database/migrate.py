@@ -12,10 +12,10 @@ from piccolo.apps.migrations.commands.forwards import ForwardsMigrationManager
 from piccolo.apps.migrations.tables import Migration
 from piccolo.engine.base import Engine
 
-from imgsim.adapters.cancelling import finished
 from imgsim.adapters.database import piccolo_conf
 from imgsim.adapters.database.piccolo_app import APP_CONFIG
 from imgsim.core.errors import Unavailable
+from imgsim.core.threads import finished
 
 log = logging.getLogger("imgsim.database")
 

@@ -92,6 +92,7 @@ class Readiness:
 _PROBLEMS = {
     400: "A value of the request cannot be used",
     401: "This needs an API key",
+    403: "This is not allowed",
     404: "There is no such image",
     409: "The image is not in a state that allows this",
     413: "Too large",
@@ -185,6 +186,25 @@ upload_body = _operation(
 )
 
 
+import_body = _operation(
+    {
+        "multipart/form-data": _form(
+            {
+                "file": Schema(
+                    type=OpenAPIType.STRING,
+                    format=OpenAPIFormat.BINARY,
+                    description="A .zip, .tar (.gz, .bz2, .xz), .csv, .tsv, .parquet or .txt file.",
+                ),
+                "url": _text("Instead of a file: `s3://bucket/prefix`, where `imports.s3` lets it be read."),
+                "collection": _text("Where the images belong; `default` if left out."),
+                "tags": _list("Of every image; may repeat."),
+            },
+            [],
+        )
+    }
+)
+
+
 def search_body(kind: type[msgspec.Struct]) -> type[Operation]:
     json_example = {"positive": [_IMAGE_ID], "negative": [], "limit": 10, "tag": ["cat"]}
     form = _form(
@@ -235,6 +255,7 @@ def openapi_config() -> OpenAPIConfig:
         security=[{}, {"bearer": []}, {"key": []}],
         tags=[
             Tag("images", "Upload, read, change and delete images."),
+            Tag("imports", "Many images at once."),
             Tag("search", "What looks like this?"),
             Tag("encode", "Embeddings without storing anything."),
             Tag("events", "State changes as they happen."),

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import portalocker
 
-from imgsim.adapters.cancelling import finished
 from imgsim.adapters.objects import CHUNK_BYTES, TEMPORARY, check_key, check_prefix, check_range, is_key
 from imgsim.core.errors import InvalidRequest, ObjectNotFound, Unavailable
 from imgsim.core.models import ObjectInfo, PresignedPut
+from imgsim.core.threads import finished
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, BinaryIO, TypeVar
 
-from imgsim.adapters.cancelling import finished
 from imgsim.adapters.objects import CHUNK_BYTES
 from imgsim.adapters.objects.s3_errors import CALL_SECONDS, DRIVER_ERRORS
 from imgsim.adapters.objects.s3_room import Room
+from imgsim.core.threads import finished
 
 T = TypeVar("T")
 
