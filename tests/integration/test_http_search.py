@@ -172,7 +172,8 @@ def test_no_more_than_the_limit_come(client: httpx.Client, labelled: dict[str, s
     "query",
     ["limit=0", "limit=101", "limit=-1", "limit=x", "limit=", "min_score=1.1", "min_score=-2", "min_score=nan",
      "min_score=x", "cursor=x", "cursor=", "cursor=%ff", "cursor=e30", "exact=x", "created_from=x",
-     "created_to=2026-02-30", "created_from=2026-01-01T00:00:00+02:00", "created_from=2026-01-02&created_to=2026-01-01", "metadata=x",
+     "created_to=2026-02-30", "created_from=2026-01-01T00:00:00+02:00", "created_from=2026-01-02&created_to=2026-01-01",
+     "metadata=x",
      "metadata=a=1&metadata=a=2", "not_tag=a" + "&not_tag=a" * 100],
 )  # fmt: skip
 def test_a_parameter_that_does_not_fit_is_refused(client: httpx.Client, labelled: dict[str, str], query: str) -> None:
@@ -271,11 +272,9 @@ def test_weights_of_examples_count(client: httpx.Client, labelled: dict[str, str
     answer = search(client, positive=examples, collection=COLLECTION, limit=5)
     without = [other for other in found(similar(client, rose, limit=6)) if other != milk][:5]
     assert found(answer) == without
-    assert scores(answer)[0] < scores(similar(client, rose, limit=1))[0]
     plain = search(client, positive=[rose, {"id": milk}], collection=COLLECTION)
-    assert plain == search(
-        client, positive=[{"id": rose, "weight": 3}, {"id": milk, "weight": 3}], collection=COLLECTION
-    )
+    equal = [{"id": each, "weight": 4} for each in (rose, milk)]
+    assert plain == search(client, positive=equal, collection=COLLECTION)
     parts = [("positive", (None, json.dumps(example))) for example in examples]
     parts += [("collection", (None, COLLECTION)), ("limit", (None, "5"))]
     assert client.post("/search", files=parts).json() == answer
