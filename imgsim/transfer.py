@@ -177,7 +177,7 @@ async def _copy_vectors(source: Storage, target: Storage, images: Sequence[Image
         missing |= set(ids) - vectors.keys()
         if not vectors:
             continue
-        points = [Point(i.id, vectors[i.id], i.collection, i.tags) for i in group if i.id in vectors]
+        points = [Point.of(image, vectors[image.id]) for image in group if image.id in vectors]
         await target.vectors.upsert(model, points)
         arrived = await target.vectors.fetch(model, ids)
         for point in points:

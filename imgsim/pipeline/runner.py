@@ -365,11 +365,12 @@ class Runner:
             embedding = EmbeddingInfo(self._ports.embedder.model_id, len(ctx.embedding))
         done = await self._ports.images.finish(image.id, image.attempts, ctx.results, embedding)
         try:
-            indexed = ctx.indexed_tags
-            if embedding is not None and indexed is not None and list(done.tags) != list(indexed):  # changed meanwhile
-                await self._ports.vectors.set_tags(embedding.model, done.id, done.tags)
+            was = ctx.indexed
+            changed = was is not None and (list(done.tags), done.metadata) != (list(was.tags), was.metadata)
+            if embedding is not None and changed:
+                await self._ports.vectors.set_payload(embedding.model, done.id, done.tags, done.metadata)
         except ImgsimError as error:
-            log.error("image %s is done, but its new tags are not in the index: %s", done.id, error)
+            log.error("image %s is done, but its new tags and metadata are not in the index: %s", done.id, error)
         finally:
             self._events.publish(ImageEvent.of(done))
 

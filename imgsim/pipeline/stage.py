@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from imgsim.core.errors import Unavailable
-from imgsim.core.models import STATE_OF_STAGE, Image, Picture, Vector, derived_prefix, original_key
+from imgsim.core.models import STATE_OF_STAGE, Image, Picture, Point, Vector, derived_prefix, original_key
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, ObjectStore, VectorIndex
 
 _SECONDS_TO_ANSWER = 3.0
@@ -66,8 +66,8 @@ class StageContext:
         """What earlier stages returned, by stage name."""
         self.embedding: Vector | None = None
         """Set by the stage ``embed``: ``(dimensions,)`` float32 of unit length."""
-        self.indexed_tags: Sequence[str] | None = None
-        """Set by the stage ``index``: the tags it wrote; what changed since is written when the image is done."""
+        self.indexed: Point | None = None
+        """Set by the stage ``index``: what it wrote; tags and metadata that change later are written in the end."""
         self._decode = decode
         self._picture = picture
         self._data: bytes | None = None

@@ -22,6 +22,7 @@ from imgsim.core.models import (
     ImageFilter,
     ImageState,
     Reservation,
+    least_id_at,
     new_image_id,
 )
 from imgsim.core.ports import ImageRepository
@@ -298,6 +299,58 @@ async def test_list_filters(repository: ImageRepository) -> None:
     assert await listed(ImageFilter("other", ImageState.CREATED, ["cat"])) == {other.id}
     (first,) = await repository.list(ImageFilter(tags=["cat"]), 1)
     assert first.id == max(cat.id, both.id, other.id)
+
+
+async def test_list_filters_by_any_and_by_no_tag(repository: ImageRepository) -> None:
+    async def listed(where: ImageFilter) -> set[UUID]:
+        return {image.id for image in await repository.list(where, 100)}
+
+    red = await add(repository, tags=["red"])
+    both = await add(repository, tags=["red", "old"])
+    old = await add(repository, tags=["old", "new"])
+    plain = await add(repository)
+    assert await listed(ImageFilter(any_tags=["red", "new"])) == {red.id, both.id, old.id}
+    assert await listed(ImageFilter(any_tags=["blue"])) == set()
+    assert await listed(ImageFilter(no_tags=["old", "blue"])) == {red.id, plain.id}
+    assert await listed(ImageFilter(tags=["red"], any_tags=["old", "new"], no_tags=["blue"])) == {both.id}
+    assert await listed(ImageFilter(tags=["red"], no_tags=["red"])) == set()
+    many = [str(number) for number in range(99)]
+    assert await listed(ImageFilter(any_tags=[*many, "new"], no_tags=many)) == {old.id}
+    await repository.update(both.id, tags=["new"])
+    assert await listed(ImageFilter(no_tags=["old"])) == {red.id, both.id, plain.id}
+
+
+async def test_list_filters_by_the_time_of_creation(repository: ImageRepository) -> None:
+    async def listed(start: datetime | None, end: datetime | None, limit: int = 100) -> list[UUID]:
+        where = ImageFilter(created_from=start, created_to=end)
+        return [image.id for image in await repository.list(where, limit)]
+
+    noon, step = datetime(2026, 1, 31, 12, tzinfo=UTC), timedelta(microseconds=1)
+    times = [noon - timedelta(days=40), noon - step, noon, noon + step, noon + timedelta(days=40)]
+    ids = [UUID(int=least_id_at(time).int + n) for n, time in enumerate(times)]
+    ids[3] = UUID(int=least_id_at(noon, timedelta(days=-7)).int + 3)  # announced a week before it was stored
+    for image_id, time in zip(ids, times, strict=True):
+        await add(repository, id=image_id, created_at=time, updated_at=time)
+    newest_first = sorted(ids, reverse=True)
+    assert await listed(None, None) == newest_first
+    assert await listed(noon, None) == [ids[4], ids[2], ids[3]]
+    assert await listed(None, noon) == [ids[1], ids[0]]
+    assert await listed(noon, noon + step) == [ids[2]]
+    assert await listed(noon - step, noon + timedelta(days=1), 2) == [ids[2], ids[1]]
+    assert await listed((noon + step).astimezone(timezone(timedelta(hours=9))), None) == [ids[4], ids[3]]
+    least, most = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+    assert await listed(least, most) == newest_first
+    assert await listed(most, None) == await listed(None, least) == []
+
+
+async def test_collections_are_those_that_have_images(repository: ImageRepository) -> None:
+    assert list(await repository.collections(10)) == []
+    for name in ("b", "a", "Z", "b", "c-1", "b"):
+        await add(repository, collection=name)
+    gone = await add(repository, collection="gone")
+    await repository.entomb(gone.id)
+    assert sorted(await repository.collections(10)) == ["Z", "a", "b", "c-1"]
+    assert len(await repository.collections(2)) == 2
 
 
 async def test_counts_has_every_state(repository: ImageRepository) -> None:

@@ -87,9 +87,9 @@ class Index(QdrantVectorIndex):
         self._check()
         await super().delete(*arguments)
 
-    async def set_tags(self, *arguments: Any) -> None:
+    async def set_payload(self, *arguments: Any) -> None:
         self._check()
-        await super().set_tags(*arguments)
+        await super().set_payload(*arguments)
 
     async def ping(self) -> None:
         self._check()
@@ -808,7 +808,7 @@ async def test_the_heartbeat_outlives_a_database_that_is_away(bench: Bench) -> N
         await work
 
 
-async def test_tags_that_change_while_the_job_runs_land_in_the_index(bench: Bench) -> None:
+async def test_tags_and_metadata_that_change_while_the_job_runs_land_in_the_index(bench: Bench) -> None:
     class Slow(IndexStage):
         async def run(self, ctx: StageContext) -> None:
             await super().run(ctx)
@@ -818,12 +818,14 @@ async def test_tags_that_change_while_the_job_runs_land_in_the_index(bench: Benc
     image_id = await bench.upload(tags=["old"])
     async with running(bench.runner(EmbedStage(), Slow()).process([image_id])) as work:
         await gate.entered.wait()
-        await bench.images.update(image_id, tags=["new"])
+        await bench.images.update(image_id, tags=["new"], metadata={"album": 7})
         gate.opened.set()
         await work
 
     vector = (await bench.vectors.fetch(bench.embedder.model_id, [image_id]))[image_id]
-    hits = await bench.vectors.query(bench.embedder.model_id, vector, 5, SearchFilter(tags=["new"]))
+    hits = await bench.vectors.query(
+        bench.embedder.model_id, vector, 5, SearchFilter(tags=["new"], metadata={"album": 7})
+    )
     assert [hit.id for hit in hits] == [image_id]
 
 

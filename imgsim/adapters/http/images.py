@@ -12,15 +12,13 @@ from litestar.status_codes import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_
 
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, parse_json, read_form, read_json
+from imgsim.adapters.http.filters import AnyTags, CreatedFrom, CreatedTo, NotTags, Tags
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
+from imgsim.core.filters import parse_time, valid_filter
 from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState
-from imgsim.core.services.ingest import valid_filter
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most, 1 to 100.")]
-Tags = Annotated[
-    list[str] | None, QueryParameter(name="tag", description="Only those with this tag; repeat it: all must match.")
-]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
 
 
@@ -139,6 +137,10 @@ class ImagesController(Controller):
         collection: FromQuery[str | None] = None,
         image_state: Annotated[ImageState | None, QueryParameter(name="state")] = None,
         tag: Tags = None,
+        any_tag: AnyTags = None,
+        not_tag: NotTags = None,
+        created_from: CreatedFrom = None,
+        created_to: CreatedTo = None,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> ImagePage:
@@ -147,7 +149,16 @@ class ImagesController(Controller):
             before = UUID(cursor) if cursor else None
         except ValueError as error:
             raise InvalidRequest(f"{str(cursor)[:80]!r} is not a cursor that a list gave.") from error
-        where = ImageFilter(collection, image_state, valid_filter(tag or ()))
+        where = ImageFilter(
+            collection,
+            image_state,
+            tag or (),
+            any_tag or (),
+            not_tag or (),
+            parse_time(created_from, "created_from") if created_from is not None else None,
+            parse_time(created_to, "created_to") if created_to is not None else None,
+        )
+        valid_filter(where)
         images = await services.images().list(where, limit + 1, before)
         page = images[:limit]
         return ImagePage(page, str(page[-1].id) if len(images) > limit else None)

@@ -17,6 +17,7 @@ from imgsim.core.services import (
     SearchService,
     ThumbnailService,
 )
+from imgsim.imports import ImportService
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Services:
     embedder: Callable[[], Embedder]
     reader: Callable[[], ImageReader]
     fetcher: Callable[[], UrlFetcher]
+    imports: Callable[[], ImportService]
     events: Callable[[], EventBus]
     metrics: Callable[[], Metrics]
     parts: Sequence[str]
@@ -42,6 +44,7 @@ class Services:
     tells_stock: bool
     """Whether ``/metrics`` tells what all processes share: images, vectors and bells. One role does."""
     max_upload_bytes: int
+    max_import_bytes: int
     presign_seconds: int
     api_keys: tuple[str, ...]
     loopback_only: bool

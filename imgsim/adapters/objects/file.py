@@ -16,9 +16,9 @@ from uuid import uuid4
 import portalocker
 
 from imgsim.adapters.objects import CHUNK_BYTES, TEMPORARY, check_key, check_prefix, check_range, is_key
-from imgsim.adapters.objects.threads import finished
 from imgsim.core.errors import InvalidRequest, ObjectNotFound, Unavailable
 from imgsim.core.models import ObjectInfo, PresignedPut
+from imgsim.core.threads import finished
 
 T = TypeVar("T")
 
