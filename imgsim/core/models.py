@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
-"""A decoded picture: ``(height, width, 3)`` uint8, RGB, upright (EXIF orientation applied)."""
+"""A decoded picture: ``(height, width, 3)`` uint8, sRGB, upright (EXIF orientation applied)."""
+
+DECODING = "srgb@1"
+"""Version of how bytes become a ``Picture``: the part of a cached embedding's key that is no model's."""
 
 Vector = NDArray[np.float32]
 """An embedding: ``(dimensions,)`` float32 of unit length."""
