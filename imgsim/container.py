@@ -29,6 +29,7 @@ from imgsim.core.models import Picture
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
 from imgsim.core.services import DirectUploadService, IngestService, LifecycleService, SearchService
+from imgsim.core.services.bucket_events import BucketEventService, BucketReader
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
 from imgsim.pipeline.stage import Ports, Stage
@@ -84,6 +85,27 @@ def _policy(settings: Settings) -> RunPolicy:
         timeout_of=lambda name: float(of_stage(name, "timeout_seconds")),
         retries_of=lambda name: int(of_stage(name, "retries")),
     )
+
+
+def _buckets(settings: Settings) -> BucketReader | None:
+    """None where no notifications are taken; what it needs is not loaded then."""
+    if not settings.events_s3.sources or not settings.events_s3.secret:
+        return None
+    from imgsim.adapters.objects.s3_location import S3Location
+    from imgsim.adapters.objects.s3_reader import S3Reader
+
+    url = settings.part_url("objects")
+    own = S3Location.parse(url) if url.startswith("s3:") else None
+    sources = [S3Location.parse(source, "events_s3.sources") for source in settings.events_s3.sources]
+    return S3Reader(sources, own, settings.upload.max_bytes)
+
+
+def _bucket_events(
+    settings: Settings, buckets: BucketReader | None, ingest: IngestService
+) -> BucketEventService | None:
+    if buckets is None:
+        return None
+    return BucketEventService(ingest=ingest, buckets=buckets, collection=settings.events_s3.collection)
 
 
 def _arq_calls(settings: Settings, runner: Runner, redis: Any) -> AbstractAsyncContextManager[Any]:
@@ -154,6 +176,8 @@ class Container(containers.DeclarativeContainer):
         url_seconds=settings.provided.objects.presign_seconds,
         keep_seconds=settings.provided.upload.reservation_seconds,
     )
+    buckets = providers.Singleton(_buckets, settings)
+    bucket_events = providers.Singleton(_bucket_events, settings, buckets, ingest)
     search = providers.Singleton(SearchService, images=images, vectors=vectors, embedder=embedder)
     lifecycle = providers.Singleton(
         LifecycleService,
@@ -190,6 +214,7 @@ class Container(containers.DeclarativeContainer):
         Services,
         ingest=ingest.provider,
         direct=direct.provider,
+        bucket_events=bucket_events.provider,
         search=search.provider,
         lifecycle=lifecycle.provider,
         images=images.provider,
@@ -208,6 +233,7 @@ class Container(containers.DeclarativeContainer):
         api_keys=providers.Callable(
             lambda settings: tuple(key.get_secret_value() for key in settings.auth.keys), settings
         ),
+        event_secret=settings.provided.events_s3.secret.get_secret_value.call(),
         loopback_only=providers.Callable(lambda settings: not settings.auth.allow_open, settings),
     )
     app = providers.Singleton(create_app, services, role.provided.routes)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,8 @@ async def opened(container: Container, patient: bool = False) -> AsyncIterator[N
             alone = part in STORAGE and settings.embedded(part)
             await _enter(stack, part, adapter, patient and not alone)
         await stack.enter_async_context(container.fetcher())
+        if "images" in role.routes:
+            await stack.enter_async_context(container.buckets() or nullcontext())
         if "jobs" in role.parts:
             await _patiently("vectors", partial(_open_collection, container), patient)
             await stack.enter_async_context(container.relay())

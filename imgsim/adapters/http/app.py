@@ -8,6 +8,7 @@ from litestar.di import Provide
 from litestar.plugins.prometheus import PrometheusConfig
 
 from imgsim.adapters.http.auth import api_key_guard
+from imgsim.adapters.http.bucket_events import receive_bucket_event
 from imgsim.adapters.http.encode import describe, encode
 from imgsim.adapters.http.events import EventsController
 from imgsim.adapters.http.images import ImagesController
@@ -21,7 +22,7 @@ _MOST_ENCODED_FILES = 64
 
 
 _ROUTES: Mapping[str, Sequence[Any]] = {
-    "images": [ImagesController, SearchController, EventsController],
+    "images": [ImagesController, SearchController, EventsController, receive_bucket_event],
     "encode": [encode, describe],
     "operations": [OperationsController],
 }

@@ -88,6 +88,7 @@ class Readiness:
 _PROBLEMS = {
     400: "A value of the request cannot be used",
     401: "This needs an API key",
+    403: "This is not allowed",
     404: "There is no such image",
     409: "The image is not in a state that allows this",
     413: "Too large",

@@ -10,6 +10,7 @@ from imgsim.adapters.http.metrics import Metrics
 from imgsim.core.events import EventBus
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, JobQueue, ObjectStore, VectorIndex
 from imgsim.core.services import DirectUploadService, ImageReader, IngestService, LifecycleService, SearchService
+from imgsim.core.services.bucket_events import BucketEventService
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Services:
 
     ingest: Callable[[], IngestService]
     direct: Callable[[], DirectUploadService]
+    bucket_events: Callable[[], BucketEventService | None]
     search: Callable[[], SearchService]
     lifecycle: Callable[[], LifecycleService]
     images: Callable[[], ImageRepository]
@@ -35,6 +37,8 @@ class Services:
     """Whether ``/metrics`` tells what all processes share: images, vectors and bells. One role does."""
     max_upload_bytes: int
     presign_seconds: int
+    event_secret: str
+    """Of bucket notifications."""
     api_keys: tuple[str, ...]
     loopback_only: bool
     """Whether a server without keys answers to names of loopback only."""
