@@ -5,6 +5,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,19 +23,32 @@ from imgsim.adapters.images import ImageReader, sniff
 from imgsim.adapters.jobs import JOB_QUEUES
 from imgsim.adapters.lock import DataDirectoryLock
 from imgsim.adapters.objects import OBJECT_STORES
+from imgsim.adapters.objects.s3_buckets import S3Buckets
+from imgsim.adapters.objects.s3_location import S3Location
+from imgsim.adapters.objects.s3_reader import S3Reader
 from imgsim.adapters.vectors import VECTOR_INDEXES
 from imgsim.core.errors import SettingsError
 from imgsim.core.events import EventBus
 from imgsim.core.models import Picture
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
-from imgsim.core.services import DirectUploadService, IngestService, LifecycleService, SearchService
-from imgsim.core.services.bucket_events import BucketEventService, BucketReader
+from imgsim.core.services import (
+    DirectUploadService,
+    IngestService,
+    LifecycleService,
+    SearchService,
+    ThumbnailService,
+)
+from imgsim.core.services.bucket_events import BucketEventService
+from imgsim.imports import ImportService
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
 from imgsim.pipeline.stage import Ports, Stage
 from imgsim.roles import SERVE, Role
 from imgsim.settings import Settings, mask_url
+from imgsim.sources import Reach
+from imgsim.sources.source import HEAD_BYTES
+from imgsim.thumbnails import encode_thumbnail
 
 T = TypeVar("T")
 
@@ -72,6 +86,20 @@ def _reader(settings: Settings, embedder: Embedder) -> ImageReader:
     return ImageReader(max_pixels=settings.upload.max_pixels, min_side=smallest_side)
 
 
+def _of_clients(reach: Reach, s3: Sequence[str]) -> Reach:
+    """What a server reads for its clients."""
+    return replace(reach, files=False, s3=s3)
+
+
+def _begins_like_image(head: bytes) -> bool:
+    return sniff(head) is not None
+
+
+def _import_folder(settings: Settings) -> Path:
+    folder = settings.imports.folder
+    return Path(folder).expanduser() if folder else settings.data_dir / "imports"
+
+
 def _policy(settings: Settings) -> RunPolicy:
     def of_stage(name: str, key: str) -> Any:
         own = settings.pipeline.stages.get(name)
@@ -87,25 +115,20 @@ def _policy(settings: Settings) -> RunPolicy:
     )
 
 
-def _buckets(settings: Settings) -> BucketReader | None:
-    """None where no notifications are taken; what it needs is not loaded then."""
+def _bucket_reader(settings: Settings, buckets: S3Buckets) -> S3Reader | None:
+    """None where no notifications are taken."""
     if not settings.events_s3.sources or not settings.events_s3.secret:
         return None
-    from imgsim.adapters.objects.s3_location import S3Location
-    from imgsim.adapters.objects.s3_reader import S3Reader
-
     url = settings.part_url("objects")
     own = S3Location.parse(url) if url.startswith("s3:") else None
     sources = [S3Location.parse(source, "events_s3.sources") for source in settings.events_s3.sources]
-    return S3Reader(sources, own, settings.upload.max_bytes)
+    return S3Reader(buckets, sources, own, settings.upload.max_bytes)
 
 
-def _bucket_events(
-    settings: Settings, buckets: BucketReader | None, ingest: IngestService
-) -> BucketEventService | None:
-    if buckets is None:
+def _bucket_events(reader: S3Reader | None, ingest: IngestService, settings: Settings) -> BucketEventService | None:
+    if reader is None:
         return None
-    return BucketEventService(ingest=ingest, buckets=buckets, collection=settings.events_s3.collection)
+    return BucketEventService(ingest=ingest, buckets=reader, collection=settings.events_s3.collection)
 
 
 def _arq_calls(settings: Settings, runner: Runner, redis: Any) -> AbstractAsyncContextManager[Any]:
@@ -176,8 +199,6 @@ class Container(containers.DeclarativeContainer):
         url_seconds=settings.provided.objects.presign_seconds,
         keep_seconds=settings.provided.upload.reservation_seconds,
     )
-    buckets = providers.Singleton(_buckets, settings)
-    bucket_events = providers.Singleton(_bucket_events, settings, buckets, ingest)
     search = providers.Singleton(SearchService, images=images, vectors=vectors, embedder=embedder)
     lifecycle = providers.Singleton(
         LifecycleService,
@@ -189,6 +210,36 @@ class Container(containers.DeclarativeContainer):
         pictures=pictures,
         max_attempts=settings.provided.jobs.max_attempts,
         cache_keep_seconds=settings.provided.cache.keep_seconds,
+    )
+
+    thumbnails = providers.Singleton(
+        ThumbnailService,
+        objects=objects,
+        images=images,
+        reader=reader,
+        encode=providers.Object(encode_thumbnail),
+        url_seconds=settings.provided.objects.presign_seconds,
+    )
+    import_buckets = providers.Singleton(S3Buckets)
+    bucket_reader = providers.Singleton(_bucket_reader, settings, import_buckets)
+    bucket_events = providers.Singleton(_bucket_events, bucket_reader, ingest, settings)
+    reach = providers.Singleton(
+        Reach,
+        max_bytes=settings.provided.upload.max_bytes,
+        begins_like_image=providers.Object(_begins_like_image),
+        fetch=fetcher.provided.fetch,
+        buckets=import_buckets,
+    )
+    client_reach = providers.Singleton(_of_clients, reach, settings.provided.imports.s3)
+    imports = providers.Singleton(
+        ImportService,
+        ingest=ingest,
+        images=images,
+        events=events,
+        reach=client_reach,
+        folder=providers.Callable(_import_folder, settings),
+        at_once=settings.provided.imports.at_once,
+        concurrency=settings.provided.imports.concurrency,
     )
 
     plugins = providers.Singleton(load_plugins, settings.provided.plugins.disabled)
@@ -217,6 +268,7 @@ class Container(containers.DeclarativeContainer):
         bucket_events=bucket_events.provider,
         search=search.provider,
         lifecycle=lifecycle.provider,
+        thumbnails=thumbnails.provider,
         images=images.provider,
         objects=objects.provider,
         vectors=vectors.provider,
@@ -224,11 +276,13 @@ class Container(containers.DeclarativeContainer):
         embedder=embedder.provider,
         reader=reader.provider,
         fetcher=fetcher.provider,
+        imports=imports.provider,
         events=events.provider,
         metrics=metrics.provider,
         parts=role.provided.parts,
         tells_stock=providers.Callable(lambda role: "images" in role.routes, role),
         max_upload_bytes=settings.provided.upload.max_bytes,
+        max_import_bytes=settings.provided.imports.max_bytes,
         presign_seconds=settings.provided.objects.presign_seconds,
         api_keys=providers.Callable(
             lambda settings: tuple(key.get_secret_value() for key in settings.auth.keys), settings
@@ -269,4 +323,4 @@ async def judge_int8(settings: Settings, pictures: Sequence[Picture]) -> tuple[b
 def looks_like_image(path: Path) -> bool:
     """Whether the file begins like an image of a format that is read here. ``OSError``."""
     with path.open("rb") as file:
-        return sniff(file.read(64)) is not None
+        return _begins_like_image(file.read(HEAD_BYTES))

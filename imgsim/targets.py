@@ -1,8 +1,5 @@
 """What the command line works on: a data directory, or a running server. Both take and give the same things."""
 
-import asyncio
-import contextlib
-import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -12,19 +9,15 @@ from uuid import UUID
 import msgspec
 
 from imgsim.client import AsyncClient, ClientError
-from imgsim.client.sources import readable as readable
 from imgsim.core.errors import ImgsimError, InvalidRequest, Unauthorized
 from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
 from imgsim.core.ports import Adapter
 from imgsim.core.services.search import Page
 from imgsim.settings import Settings
+from imgsim.uploads import ServiceUploads
 
 if TYPE_CHECKING:
     from imgsim.container import Container
-
-AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
-
-_SECONDS_BETWEEN_LOOKS = 2.0
 
 Json = dict[str, Any]
 
@@ -45,9 +38,9 @@ class Target(Protocol):
         """The image once it is done or in error."""
         ...
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json: ...
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json: ...
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json: ...
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json: ...
 
     async def status(self) -> Json: ...
 
@@ -63,31 +56,23 @@ class DirectoryTarget:
 
     def __init__(self, container: "Container") -> None:
         self._container = container
+        self._uploads = ServiceUploads(container.ingest(), container.images(), container.events())
 
     async def upload(
         self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
     ) -> Json:
-        with _opened(source) as file:
-            image = await self._container.ingest().upload(file, filename, collection, tags, metadata)
-        return _json(image)
+        return await self._uploads.upload(source, filename, collection, tags, metadata)
 
     async def wait(self, image_id: str) -> Json:
-        with self._container.events().listen(UUID(image_id)) as listener:
-            while True:
-                image = await self._container.images().get(UUID(image_id))
-                if image.state in AT_REST:
-                    return _json(image)
-                with contextlib.suppress(TimeoutError):  # look again now and then: no event may be the last hope
-                    await asyncio.wait_for(listener.next(), _SECONDS_BETWEEN_LOOKS)
+        return await self._uploads.wait(image_id)
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
         with path.open("rb") as file:
             found = await self._container.reader().inspect(file)
-        where = SearchFilter(collection)
-        return _json(await self._container.search().by_picture(found.picture, Page(limit), where))
+        return _json(await self._container.search().by_picture(found.picture, page, where))
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        return _json(await self._container.search().by_text(text, Page(limit), SearchFilter(collection)))
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._container.search().by_text(text, page, where))
 
     async def status(self) -> Json:
         counts = await self._container.images().counts()
@@ -129,11 +114,11 @@ class ServerTarget:
     async def wait(self, image_id: str) -> Json:
         return _json(await self._client.wait(image_id))
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
-        return _json(await self._client.search(path, limit=limit, collection=collection))
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._client.search(path, **_search_parameters(page, where)))
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        return _json(await self._client.search(text=text, limit=limit, collection=collection))
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._client.search(text=text, **_search_parameters(page, where)))
 
     async def status(self) -> Json:
         found = {"where": self._client.url, "checks": dict((await self._client.ready()).checks)}
@@ -196,20 +181,22 @@ async def _answer_of(part: Adapter) -> str:
     return "ok"
 
 
-def looks_like_image(path: Path) -> bool:
-    """Whether it is a file (and no pipe, which would block) that begins like an image. ``OSError``."""
-    from imgsim.container import looks_like_image as begins_like_image
-
-    return stat.S_ISREG(path.stat().st_mode) and begins_like_image(path)
-
-
-def _opened(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
-    return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
-
-
 def _json(value: Image | Any) -> Json:
     built: Json = msgspec.to_builtins(value)
     return built
+
+
+def _search_parameters(page: Page, where: SearchFilter) -> Json:
+    """The parameters of a search as ``POST /search`` names them, without those that say nothing."""
+    body = {
+        **{name: getattr(page, name) for name in ("limit", "min_score", "exact")},
+        **{name: getattr(where, name) for name in ("collection", "created_from", "created_to", "metadata")},
+        "tag": where.tags,
+        "any_tag": where.any_tags,
+        "not_tag": where.no_tags,
+    }
+    said = {name: value for name, value in body.items() if value not in (None, (), [], {}, False)}
+    return _json(said)
 
 
 def _uuid(text: str) -> UUID:

@@ -147,7 +147,7 @@ def test_what_can_never_be_an_image_is_passed_over_with_the_reason(
     reasons = dict(zip(keys, (each["reason"] for each in told), strict=True))
     assert "not an image" in reasons["in/notes.txt"]
     assert "cut off" in reasons["in/cut.jpg"]
-    assert "at most 200000 are taken (upload.max_bytes)" in reasons["in/large.jpg"]
+    assert "more than 200000 bytes (upload.max_bytes)" in reasons["in/large.jpg"]
     assert "events_s3.sources" in reasons["out/1.jpg"]
     assert "in/gone.jpg" in reasons["in/gone.jpg"]
     assert "folder" in reasons["in/folder/"]
@@ -217,4 +217,4 @@ def test_what_minio_sends_while_the_store_is_away_it_sends_again(
 def test_a_source_that_is_no_bucket_is_a_setting_that_cannot_be_used() -> None:
     events = {"secret": SECRET, "sources": ["s3://photos?endpiont=http://minio:9000"]}
     with pytest.raises(SettingsError, match=r"The setting events_s3\.sources has no parameter 'endpiont'"):
-        Container(settings=load_settings(overrides={"events_s3": events})).buckets()
+        Container(settings=load_settings(overrides={"events_s3": events})).bucket_reader()

@@ -1,17 +1,15 @@
-"""Reads objects of buckets that are not imgsim's own, which may have any key."""
+"""Objects of buckets that are not imgsim's own: those that the settings name, and no others."""
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, BinaryIO, Self, cast
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import BinaryIO, cast
 
 from imgsim.adapters.image_headers import sniff
-from imgsim.adapters.objects import CHUNK_BYTES
-from imgsim.adapters.objects.s3_client import connect, open_session, region_of
-from imgsim.adapters.objects.s3_errors import CALL_SECONDS, translated
+from imgsim.adapters.objects.s3_buckets import S3Buckets
 from imgsim.adapters.objects.s3_location import S3Location
-from imgsim.core.errors import Overloaded, TooLarge, UnsupportedImage
+from imgsim.core.errors import Overloaded, SettingsError, TooLarge, Unavailable, UnsupportedImage
 from imgsim.core.models import DERIVED, ORIGINALS
 
 _AT_ONCE = 4
@@ -26,24 +24,14 @@ class S3Reader:
     `max_bytes` is the largest object. Four are read, and worked on by whoever opened them, at a time.
     """
 
-    def __init__(self, locations: Sequence[S3Location], own: S3Location | None, max_bytes: int) -> None:
+    def __init__(
+        self, buckets: S3Buckets, locations: Sequence[S3Location], own: S3Location | None, max_bytes: int
+    ) -> None:
+        self._buckets = buckets
         self._locations = locations
         self._own = [f"{own.bucket}/{own.prefix}{folder}" for folder in (ORIGINALS, DERIVED)] if own else []
         self._max_bytes = max_bytes
         self._turns = asyncio.Semaphore(_AT_ONCE)
-
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as opening:
-            session = await open_session() if self._locations else None
-            self._clients: Mapping[S3Location, Any] = {
-                each: await opening.enter_async_context(connect(session, each.endpoint, region_of(each, session)))
-                for each in self._locations
-            }
-            self._opened = opening.pop_all()
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._opened.aclose()
 
     def knows(self, bucket: str) -> bool:
         return any(each.bucket == bucket for each in self._locations)
@@ -68,25 +56,24 @@ class S3Reader:
         try:
             with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spooled:
                 file = cast("BinaryIO", spooled)
-                await self._read(self._clients[location], bucket, key, file)
+                await self._read(location, key, file)
                 yield file
+        except SettingsError as error:  # no credentials
+            raise Unavailable(error.message) from error
         finally:
             self._turns.release()
 
     def _location(self, bucket: str, key: str) -> S3Location | None:
         return next((each for each in self._locations if each.bucket == bucket and key.startswith(each.prefix)), None)
 
-    async def _read(self, client: Any, bucket: str, key: str, file: BinaryIO) -> None:
-        async with translated(bucket, CALL_SECONDS, key):
-            response = await client.get_object(Bucket=bucket, Key=key)
-        body, size, head = response["Body"], 0, b""
-        async with body:  # closes the connection where this ends early
-            if response["ContentLength"] > self._max_bytes:
-                raise self._too_large(response["ContentLength"])
-            while chunk := await self._chunk(body, bucket, key):
+    async def _read(self, location: S3Location, key: str, file: BinaryIO) -> None:
+        size, head = 0, b""
+        chunks = self._buckets.read(location.bucket, key, location.endpoint, location.region)
+        async with aclosing(chunks):
+            async for chunk in chunks:
                 size += len(chunk)
                 if size > self._max_bytes:
-                    raise self._too_large(size)
+                    raise TooLarge(f"The object has more than {self._max_bytes} bytes (upload.max_bytes).")
                 file.write(chunk)
                 head += chunk[: _TELLING - len(head)]
                 if len(head) == _TELLING and sniff(head) is None:  # the rest need not be read
@@ -94,11 +81,3 @@ class S3Reader:
         if sniff(head) is None:
             raise UnsupportedImage()
         file.seek(0)
-
-    async def _chunk(self, body: Any, bucket: str, key: str) -> bytes:
-        async with translated(bucket, CALL_SECONDS, key):
-            chunk: bytes = await body.read(CHUNK_BYTES)
-        return chunk
-
-    def _too_large(self, size: int) -> TooLarge:
-        return TooLarge(f"The object has {size} bytes; at most {self._max_bytes} are taken (upload.max_bytes).")

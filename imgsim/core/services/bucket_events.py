@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from imgsim.core.errors import (
@@ -30,11 +30,7 @@ _FOR_GOOD: tuple[type[ImgsimError], ...] = (
 
 
 class BucketReader(Protocol):
-    """Reads buckets that are not imgsim's own, as far as the settings name them. An async context manager."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *exception: object) -> None: ...
+    """Reads buckets that are not imgsim's own, as far as the settings name them."""
 
     def knows(self, bucket: str) -> bool:
         """Whether anything of `bucket` may be read."""
