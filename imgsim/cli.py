@@ -11,6 +11,7 @@ from imgsim import __version__
 from imgsim.cli_index import index
 from imgsim.cli_options import (
     Group,
+    filter_options,
     json_option,
     listening_options,
     print_json,
@@ -142,7 +143,7 @@ cli.add_command(index)
 @click.option("--image", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Search by this file.")
 @click.option("--text", help="Search by this text, where the model can.")
 @click.option("-k", "limit", type=click.IntRange(1, 100), default=10, show_default=True, help="How many results.")
-@click.option("--collection", help="Only in this collection.")
+@filter_options
 def search(
     config: Path | None,
     data_dir: Path | None,
@@ -151,23 +152,44 @@ def search(
     image: Path | None,
     text: str | None,
     limit: int,
+    min_score: float | None,
+    exact: bool,
     collection: str | None,
+    tag: tuple[str, ...],
+    any_tag: tuple[str, ...],
+    not_tag: tuple[str, ...],
+    created_from: str | None,
+    created_to: str | None,
+    metadata: tuple[str, ...],
 ) -> None:
     """Find images that look like a file, or fit a text.
 
-    The file is not stored. Without --collection all collections are searched.
+    The file is not stored. Without --collection all collections are searched. Each result is a line: its score, how
+    many of 100 random pairs of images are less alike (a file's results only), its id and its path.
     """
+    from imgsim.core.filters import parse_filter
+    from imgsim.core.services.search import Page
     from imgsim.targets import Json, open_target
 
     if (image is None) == (text is None):
         raise click.UsageError("Give either --image FILE or --text TEXT.")
     settings = settings_of(config, data_dir)
+    page = Page(limit, min_score, exact=exact)
+    where = parse_filter(
+        collection=collection,
+        tag=tag,
+        any_tag=any_tag,
+        not_tag=not_tag,
+        created_from=created_from,
+        created_to=created_to,
+        metadata=metadata,
+    )
 
     async def main() -> Json:
         async with open_target(settings, server) as target:
             if image is not None:
-                return await target.search_image(image, limit, collection)
-            return await target.search_text(text or "", limit, collection)
+                return await target.search_image(image, page, where)
+            return await target.search_text(text or "", page, where)
 
     answer = run(main())
     if as_json:
@@ -175,10 +197,15 @@ def search(
         return
     for hit in answer["results"]:
         found = hit["image"]
-        click.echo(f"{hit['score']:.4f}  {found['id']}  {found['metadata'].get('path') or found['filename']}")
+        percentile = "" if hit["percentile"] is None else f"{hit['percentile']:.1f} %"
+        path = found["metadata"].get("path") or found["filename"]
+        click.echo(f"{hit['score']:.4f}  {percentile:>7}  {found['id']}  {path}")
     if not answer["results"]:
-        where = f"in the collection {collection!r}" if collection else f"in {server or settings.data_dir}"
-        click.echo(f"Nothing found: no image {where} is indexed. imgsim index PATH adds some.", err=True)
+        place = f"in the collection {collection!r}" if collection else f"in {server or settings.data_dir}"
+        if page == Page(limit, exact=exact) and where == parse_filter(collection=collection):
+            click.echo(f"Nothing found: no image {place} is indexed. imgsim index PATH adds some.", err=True)
+        else:
+            click.echo(f"Nothing found: no image {place} passes the filters.", err=True)
 
 
 @cli.command()

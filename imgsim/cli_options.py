@@ -57,6 +57,23 @@ def listening_options(command: F) -> F:
     return click.option("--host", help="Address to listen on [127.0.0.1].")(settings_options(command))
 
 
+def filter_options(command: F) -> F:
+    """Which images to search, as HTTP has it."""
+    for option in (
+        click.option("--exact", is_flag=True, help="Compare every full vector, whatever it takes."),
+        click.option("--min-score", type=click.FloatRange(-1, 1), help="Cosine similarity at least."),
+        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Only with this value; may repeat."),
+        click.option("--created-to", metavar="TIME", help="Stored before this date or date-time."),
+        click.option("--created-from", metavar="TIME", help="Stored at this date or date-time (RFC 3339) or later."),
+        click.option("--not-tag", multiple=True, help="Only without this tag; may repeat."),
+        click.option("--any-tag", multiple=True, help="Only with one of these tags; may repeat."),
+        click.option("--tag", multiple=True, help="Only with this tag; may repeat: all must match."),
+        click.option("--collection", help="Only in this collection."),
+    ):
+        command = option(command)
+    return command
+
+
 def server_option(command: F) -> F:
     return click.option("--server", metavar="URL", help="Use this running server, not the data directory.")(command)
 

@@ -30,7 +30,13 @@ from imgsim.core.events import EventBus
 from imgsim.core.models import Picture
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
-from imgsim.core.services import DirectUploadService, IngestService, LifecycleService, SearchService
+from imgsim.core.services import (
+    DirectUploadService,
+    IngestService,
+    LifecycleService,
+    SearchService,
+    ThumbnailService,
+)
 from imgsim.imports import ImportService
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
@@ -39,6 +45,7 @@ from imgsim.roles import SERVE, Role
 from imgsim.settings import Settings, mask_url
 from imgsim.sources import Reach
 from imgsim.sources.source import HEAD_BYTES
+from imgsim.thumbnails import encode_thumbnail
 
 T = TypeVar("T")
 
@@ -186,6 +193,14 @@ class Container(containers.DeclarativeContainer):
         cache_keep_seconds=settings.provided.cache.keep_seconds,
     )
 
+    thumbnails = providers.Singleton(
+        ThumbnailService,
+        objects=objects,
+        images=images,
+        reader=reader,
+        encode=providers.Object(encode_thumbnail),
+        url_seconds=settings.provided.objects.presign_seconds,
+    )
     import_buckets = providers.Singleton(S3Buckets)
     reach = providers.Singleton(
         Reach,
@@ -231,6 +246,7 @@ class Container(containers.DeclarativeContainer):
         direct=direct.provider,
         search=search.provider,
         lifecycle=lifecycle.provider,
+        thumbnails=thumbnails.provider,
         images=images.provider,
         objects=objects.provider,
         vectors=vectors.provider,

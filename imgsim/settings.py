@@ -159,7 +159,10 @@ class Upload(Section):
         100_000_000, ge=1, description="Largest picture, width times height, checked in the header before decoding."
     )
     reservation_seconds: float = Field(
-        3600.0, gt=0, description="How long an upload announced by POST /images/presign can be completed, in seconds."
+        3600.0,
+        gt=0,
+        le=604_800,
+        description="How long an upload announced by POST /images/presign can be completed, in seconds; at most a week.",
     )
     buffer_bytes: int = Field(
         67_108_864,

@@ -38,9 +38,9 @@ class Target(Protocol):
         """The image once it is done or in error."""
         ...
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json: ...
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json: ...
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json: ...
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json: ...
 
     async def status(self) -> Json: ...
 
@@ -66,14 +66,13 @@ class DirectoryTarget:
     async def wait(self, image_id: str) -> Json:
         return await self._uploads.wait(image_id)
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
         with path.open("rb") as file:
             found = await self._container.reader().inspect(file)
-        where = SearchFilter(collection)
-        return _json(await self._container.search().by_picture(found.picture, Page(limit), where))
+        return _json(await self._container.search().by_picture(found.picture, page, where))
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        return _json(await self._container.search().by_text(text, Page(limit), SearchFilter(collection)))
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._container.search().by_text(text, page, where))
 
     async def status(self) -> Json:
         counts = await self._container.images().counts()
@@ -115,11 +114,11 @@ class ServerTarget:
     async def wait(self, image_id: str) -> Json:
         return _json(await self._client.wait(image_id))
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
-        return _json(await self._client.search(path, limit=limit, collection=collection))
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._client.search(path, **_search_parameters(page, where)))
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        return _json(await self._client.search(text=text, limit=limit, collection=collection))
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._client.search(text=text, **_search_parameters(page, where)))
 
     async def status(self) -> Json:
         found = {"where": self._client.url, "checks": dict((await self._client.ready()).checks)}
@@ -185,6 +184,19 @@ async def _answer_of(part: Adapter) -> str:
 def _json(value: Image | Any) -> Json:
     built: Json = msgspec.to_builtins(value)
     return built
+
+
+def _search_parameters(page: Page, where: SearchFilter) -> Json:
+    """The parameters of a search as ``POST /search`` names them, without those that say nothing."""
+    body = {
+        **{name: getattr(page, name) for name in ("limit", "min_score", "exact")},
+        **{name: getattr(where, name) for name in ("collection", "created_from", "created_to", "metadata")},
+        "tag": where.tags,
+        "any_tag": where.any_tags,
+        "not_tag": where.no_tags,
+    }
+    said = {name: value for name, value in body.items() if value not in (None, (), [], {}, False)}
+    return _json(said)
 
 
 def _uuid(text: str) -> UUID:

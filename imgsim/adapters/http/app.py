@@ -8,8 +8,10 @@ from litestar.di import Provide
 from litestar.plugins.prometheus import PrometheusConfig
 
 from imgsim.adapters.http.auth import api_key_guard
+from imgsim.adapters.http.collections import list_collections
 from imgsim.adapters.http.encode import describe, encode
 from imgsim.adapters.http.events import EventsController
+from imgsim.adapters.http.files import FilesController
 from imgsim.adapters.http.images import ImagesController
 from imgsim.adapters.http.imports import ImportsController
 from imgsim.adapters.http.openapi import openapi_config
@@ -23,7 +25,7 @@ _LARGEST_FIELDS = 1 << 20  # of a form, beside its file
 
 
 _ROUTES: Mapping[str, Sequence[Any]] = {
-    "images": [ImagesController, SearchController, EventsController],
+    "images": [ImagesController, FilesController, SearchController, EventsController, list_collections],
     "encode": [encode, describe],
     "operations": [OperationsController],
 }

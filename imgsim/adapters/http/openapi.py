@@ -45,7 +45,11 @@ _IMAGE = {
     "created_at": "2026-01-01T12:00:00Z",
     "updated_at": "2026-01-01T12:00:01Z",
 }
-_ANSWER = {"model": "efficientnet-lite0@1", "results": [{"image": _IMAGE, "score": 0.8312}], "next_cursor": None}
+_ANSWER = {
+    "model": "efficientnet-lite0@1",
+    "results": [{"image": _IMAGE, "score": 0.8312, "percentile": 99.7}],
+    "next_cursor": None,
+}
 
 
 def _example(summary: str, value: dict[str, Any]) -> Example:
@@ -93,6 +97,7 @@ _PROBLEMS = {
     409: "The image is not in a state that allows this",
     413: "Too large",
     415: "Not an image of a format that is read here",
+    416: "The range begins past the end of the file",
     422: "The image is broken or too large in pixels, or the model cannot do this",
     503: "A part that this needs is away; try again after `Retry-After` seconds",
 }
@@ -206,9 +211,15 @@ def search_body(kind: type[msgspec.Struct]) -> type[Operation]:
         {
             "file": _FILE,
             "collection": _text("Only in this collection; all if left out."),
-            "tag": _list("Only those with this tag; may repeat."),
+            "tag": _list("Only those with this tag; may repeat: all must match."),
+            "any_tag": _list("Only those with this tag; may repeat: one must match."),
+            "not_tag": _list("Only those without this tag; may repeat."),
+            "created_from": _text("Stored at this date or date-time (RFC 3339) or later."),
+            "created_to": _text("Stored before this date or date-time (RFC 3339)."),
+            "metadata": _list("`key=value`, may repeat; or once as a JSON object of scalars."),
             "limit": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=100, default=10),
             "min_score": Schema(type=OpenAPIType.NUMBER, minimum=-1, maximum=1),
+            "exact": Schema(type=OpenAPIType.BOOLEAN, default=False),
             "cursor": _text("`next_cursor` of the page before."),
         },
         ["file"],

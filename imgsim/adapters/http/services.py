@@ -9,7 +9,14 @@ from imgsim.adapters.fetch import UrlFetcher
 from imgsim.adapters.http.metrics import Metrics
 from imgsim.core.events import EventBus
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, JobQueue, ObjectStore, VectorIndex
-from imgsim.core.services import DirectUploadService, ImageReader, IngestService, LifecycleService, SearchService
+from imgsim.core.services import (
+    DirectUploadService,
+    ImageReader,
+    IngestService,
+    LifecycleService,
+    SearchService,
+    ThumbnailService,
+)
 from imgsim.imports import ImportService
 
 
@@ -21,6 +28,7 @@ class Services:
     direct: Callable[[], DirectUploadService]
     search: Callable[[], SearchService]
     lifecycle: Callable[[], LifecycleService]
+    thumbnails: Callable[[], ThumbnailService]
     images: Callable[[], ImageRepository]
     objects: Callable[[], ObjectStore]
     vectors: Callable[[], VectorIndex]

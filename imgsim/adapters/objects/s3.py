@@ -66,7 +66,7 @@ class S3ObjectStore:
         async with self._translated(seconds=_PING_SECONDS):
             await self._check_bucket()
 
-    async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
+    async def put(self, key: str, source: BinaryIO, content_type: str, durable: bool = True) -> int:
         target = self._object(key)
         async with self._translated(key, seconds=None):  # a large object takes its time
             return await upload(self._client, target, content_type, source, self._room)
