@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { el, field } from "./dom.js";
 import { STATE_WORDS } from "./format.js";
+import { tellFailure } from "./notices.js";
 import { tagInput } from "./tags.js";
 
 const LISTS = ["tag", "any_tag", "not_tag", "metadata"];
@@ -35,19 +36,27 @@ export function filterForm(names, onChange) {
   const controls = Object.fromEntries(names.map((name) => [name, MAKERS[name]((value) => change(name, value))]));
   const wrapped = (name) => (LISTS.includes(name) ? group(name, controls[name]) : field(LABELS[name], controls[name]));
   const more = names.filter((name) => !IN_FRONT.includes(name));
-  const details = el("details", { className: "more-filters" }, el("summary", {}, "More filters"),
-    el("div", { className: "fields" }, more.map(wrapped)));
+  const fields = el("div", { className: "fields", id: `more-filters-${++made}`, hidden: true }, more.map(wrapped));
+  const toggle = el("button", { type: "button", className: "plain", "aria-controls": fields.id, onclick: () => open(fields.hidden) }, "More filters");
+  const open = (wide) => {
+    fields.hidden = !wide;
+    form.classList.toggle("wide", wide);
+    toggle.setAttribute("aria-expanded", String(wide));
+    toggle.textContent = wide ? "Fewer filters" : "More filters";
+  };
   const clear = el("button", { type: "button", className: "plain", onclick: () => onChange((now = {})) }, "Clear");
   const form = el("form", { className: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
-    names.filter((name) => IN_FRONT.includes(name)).map(wrapped), clear, details);
+    names.filter((name) => IN_FRONT.includes(name)).map(wrapped), toggle, clear, fields);
+
+  open(false);
 
   /** Show `filters`, as they are in the address. */
   form.show = (filters) => {
     now = filters;
     for (const name of names) put(controls[name], filters[name]);
     clear.hidden = Object.keys(filters).length === 0;
-    if (more.some((name) => filters[name])) details.open = true;
-    if (controls.collection) fillCollections(controls.collection, filters.collection);
+    if (more.some((name) => filters[name])) open(true);
+    if (controls.collection) fillCollections(controls.collection, filters.collection).catch(tellFailure);
   };
   return form;
 }
@@ -59,6 +68,8 @@ function put(control, value) {
 }
 
 const group = (name, control) => el("div", { className: "field" }, el("span", { className: "label" }, LABELS[name]), control);
+
+let made = 0;
 
 const LABELS = {
   collection: "Collection",

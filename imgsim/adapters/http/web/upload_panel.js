@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { byId, el, field, icon, oncePerFrame } from "./dom.js";
 import { count, plural } from "./format.js";
 import { isImport } from "./imports.js";
-import { notice } from "./notices.js";
+import { notice, tellFailure } from "./notices.js";
 import { tagInput } from "./tags.js";
 import { uploads } from "./upload_queue.js";
 import { uploadRows } from "./upload_rows.js";
@@ -22,7 +22,7 @@ export function uploadPanel() {
   const names = el("datalist", { id: "collections" });
   collection.setAttribute("list", "collections");
   const tags = tagInput({ label: "Tags for all of them" });
-  const onCopy = el("select", {}, [["accept", "Add them"], ["flag", "Add and flag them"], ["reject", "Leave them out"]].map(
+  const onCopy = el("select", {}, [["", "Add them"], ["flag", "Add and flag them"], ["reject", "Leave them out"]].map(
     ([value, text]) => el("option", { value }, text)));
   const rows = uploadRows();
   const bar = el("progress", { max: 1, value: 0, "aria-label": "All uploads" });
@@ -57,7 +57,7 @@ export function uploadPanel() {
     panel.hidden = false;
     opener.setAttribute("aria-expanded", "true");
     rows.draw();
-    fillCollections();
+    fillCollections().catch(tellFailure);
   }
 
   function close() {
@@ -67,8 +67,8 @@ export function uploadPanel() {
   }
 
   async function fillCollections() {
-    const found = await api.get("/collections");
-    names.replaceChildren(...found.collections.map((value) => el("option", { value })));
+    const { collections } = await api.get("/collections");
+    names.replaceChildren(...collections.map((value) => el("option", { value })));
   }
 
   async function take(sources) {
@@ -106,6 +106,7 @@ export function uploadPanel() {
     stop.hidden = counts.waiting + counts.sending === 0;
     retryAll.hidden = counts.error === 0;
     clear.hidden = over === 0;
+    opener.classList.toggle("busy", uploads.busy);
     opener.querySelector("span").textContent = uploads.busy ? `${count(over)} of ${count(all.length)}` : "Add images";
     rows.draw();
     speak();
