@@ -108,5 +108,5 @@ async def _key(request: AnyRequest) -> str:
 def _with_cookie(request: AnyRequest, value: str, seconds: int) -> Response[Any]:
     # Behind a proxy that ends TLS the scheme here is http; the page's origin tells.
     secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
-    cookie = Cookie(COOKIE, value, max_age=seconds, path="/", httponly=True, samesite="strict", secure=secure)
+    cookie = Cookie(COOKIE, value=value, max_age=seconds, httponly=True, samesite="strict", secure=secure)
     return Response(None, status_code=HTTP_204_NO_CONTENT, cookies=[cookie])
