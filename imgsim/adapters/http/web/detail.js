@@ -10,6 +10,10 @@ import { confirmed, notice, tellFailure } from "./notices.js";
 import { closeImage, replaceImage } from "./router.js";
 import { searchByExamples } from "./examples.js";
 
+const THUMBNAIL = 640; // pixels of the longer side
+const LARGEST_SHOWN = 20_000_000; // bytes
+const SHOWN_BY_BROWSERS = new Set(["image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "image/bmp"]);
+
 /** `{open(id), close()}`. `currentList()` gives the list for "next" and "previous"; `returnTo(id)` puts the focus back. */
 export function detailDialog(currentList, returnTo) {
   const dialog = byId("detail");
@@ -53,7 +57,7 @@ export function detailDialog(currentList, returnTo) {
     image = read;
     const hadFocus = dialog.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     head.replaceChildren(title(image.filename || image.id, image.state), ...headButtons());
-    if (before?.id !== image.id || before.state !== image.state) showPicture();
+    if (before?.id !== image.id) showPicture();
     if (before?.id === image.id) {
       // Told anew by an event: what one types in stays.
       side.querySelector(".live").replaceWith(live());
@@ -79,15 +83,16 @@ export function detailDialog(currentList, returnTo) {
   }
 
   function showPicture() {
-    const shown = el("img", { alt: image.filename || "The image", src: api.thumbnailOf(image.id, "large") });
-    const whole = el("a", { href: api.fileOf(image.id), target: "_blank", rel: "noopener", title: "Open the file" }, shown);
-    // What has no thumbnail (yet) is shown as it is.
-    if (image.state !== "done") shown.src = api.fileOf(image.id);
-    else shown.onerror = () => {
-      shown.onerror = null;
-      shown.src = api.fileOf(image.id);
-    };
-    picture.replaceChildren(whole);
+    const thumbnail = api.thumbnailOf(image.id, "large");
+    const shown = el("img", { alt: image.filename || "The image" });
+    // The file itself, where the pane is larger than the thumbnail and the browser can show it.
+    if (image.width > THUMBNAIL && SHOWN_BY_BROWSERS.has(image.content_type) && image.bytes < LARGEST_SHOWN) {
+      shown.sizes = "(min-width: 62rem) calc(100vw - 30rem), 100vw";
+      shown.srcset = `${thumbnail} ${THUMBNAIL}w, ${api.fileOf(image.id)} ${image.width}w`;
+    }
+    shown.src = thumbnail;
+    const whole = { href: api.fileOf(image.id), target: "_blank", rel: "noopener", title: "Open the file" };
+    picture.replaceChildren(el("a", whole, shown));
   }
 
   function title(text, state) {

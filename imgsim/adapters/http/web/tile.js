@@ -6,6 +6,8 @@ import { STATE_WORDS } from "./format.js";
 import { marks } from "./marks.js";
 import { imageHash } from "./router.js";
 
+const HAVE_THUMBNAIL = new Set(["indexing", "done", "error"]);
+
 /** A cell of a grid that `bind` fills; used again for other images while one scrolls. */
 export function createTile() {
   const picture = el("img", { alt: "", decoding: "async", draggable: false });
@@ -40,13 +42,12 @@ export function bindTile(cell, item) {
   bindMark(cell, item);
 }
 
-/** Images under way have no thumbnail yet; asking would only fail. */
+/** Images under way have no thumbnail yet; asking for one would have it made beside the stage that makes it. */
 function showPicture(cell, item) {
-  const has = item.state === "done" || item.state === "indexing";
-  if (!has || cell.shown) return;
+  if (!HAVE_THUMBNAIL.has(item.state) || cell.shown) return;
   cell.shown = item.id;
   cell.picture.sizes = "(min-width: 40rem) 220px, 33vw";
-  cell.picture.srcset = `${api.thumbnailOf(item.id, "small")} 256w, ${api.thumbnailOf(item.id, "large")} 1024w`;
+  cell.picture.srcset = `${api.thumbnailOf(item.id, "small")} 256w, ${api.thumbnailOf(item.id, "large")} 640w`;
   cell.picture.src = api.thumbnailOf(item.id, "small");
 }
 
