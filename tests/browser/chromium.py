@@ -6,8 +6,8 @@ import subprocess
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends chromium"
 MISSING = f"There is no Chromium ({', '.join(NAMES)}). As root on Debian: {INSTALL}"
