@@ -1,6 +1,7 @@
 """One browser, and one server with a stage that fails on demand, for all tests of the page."""
 
 import re
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,13 @@ class Site:
         return images
 
 
+def free_port() -> int:
+    """The server keeps its address when it is started again, which the page relies on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("page")
@@ -66,7 +74,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "IMGSIM_JOBS__MAX_ATTEMPTS": "1",
         "IMGSIM_FETCH__ALLOW_PRIVATE": "true",
     }
-    with ImgsimServer(folder / "data", settings) as server, server.client() as client:
+    with ImgsimServer(folder / "data", settings, port=free_port()) as server, server.client() as client:
         yield Site(server, faults, client)
 
 
@@ -77,6 +85,8 @@ class Watch:
     url: str
     allowed: set[int] = field(default_factory=set)
     """Statuses that the test asks for, which the console tells of as errors."""
+    may_break: bool = False
+    """Whether the test takes the server away."""
     seen: list[str] = field(default_factory=list)
 
     def follow(self, context: BrowserContext) -> None:
@@ -91,7 +101,8 @@ class Watch:
 
     def _console(self, kind: str, text: str) -> None:
         status = re.search(r"the server responded with a status of (\d+)", text)
-        if kind in ("error", "warning") and not (status and int(status[1]) in self.allowed):
+        gone = "net::ERR_" in text and self.may_break
+        if kind in ("error", "warning") and not gone and not (status and int(status[1]) in self.allowed):
             self.seen.append(f"{kind}: {text}")
 
     async def _dialog(self, dialog: Any) -> None:
