@@ -1,152 +1,138 @@
-"""Indexing many files: bounded memory, progress, and a report of what failed."""
+"""Uploads all that a source has, a bounded number at a time, and waits until it can be searched."""
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
+from imgsim.bulk_report import BulkReport, Failure
 from imgsim.core.errors import ImgsimError, Unavailable
-from imgsim.targets import Target, looks_like_image, readable
+from imgsim.core.models import ImageState
+from imgsim.sources import Item, Source
+from imgsim.sources.source import NotAnImage
 
 T = TypeVar("T")
 
-_AT_ONCE = 32
-_PAUSES = (0.5, 1.0, 2.0, 4.0)
+Json = dict[str, Any]
+
+PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait for a part that is away: a long run outlives the restart of a server."""
+AT_ONCE = 32
+_AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
 
 
-@dataclass(slots=True)
-class BulkReport:
-    indexed: int = 0
-    already_there: int = 0
-    not_images: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    """Path and reason."""
-    stopped: bool = False
-    """Files are left because it was to stop."""
-    unavailable: str | None = None
-    """Files are left because of this."""
+class Uploads(Protocol):
+    """Where the images go. They are as over the wire; errors are ``ImgsimError``."""
 
-    @property
-    def seen(self) -> int:
-        return self.indexed + self.already_there + self.not_images + len(self.failed)
+    async def upload(
+        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+    ) -> Json:
+        """Store the seekable file, from its start to its end."""
+        ...
+
+    async def wait(self, image_id: str) -> Json:
+        """The image once it is done or in error, or nobody wants to wait any longer."""
+        ...
 
 
-def find_files(paths: Sequence[Path], on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
-    """Every file at or below `paths`, hidden ones left out; and whether it was named itself.
+class BulkImport:
+    """`on_progress` is told after each item; `on_failure`, in a thread, of every failure."""
 
-    `on_error` is told of folders that cannot be read.
-    """
-    for path in paths:
-        if not path.is_dir():
-            yield path, True
-            continue
-        for folder, folders, names in os.walk(path, onerror=on_error):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                if not name.startswith("."):
-                    yield Path(folder, name), False
+    def __init__(
+        self,
+        uploads: Uploads,
+        collection: str = "default",
+        tags: Sequence[str] = (),
+        *,
+        at_once: int = AT_ONCE,
+        pauses: Sequence[float] = PAUSES,
+        on_progress: Callable[[BulkReport], None] = lambda report: None,
+        on_failure: Callable[[Failure], None] = lambda failure: None,
+    ) -> None:
+        self.report = BulkReport()
+        self._uploads = uploads
+        self._collection = collection
+        self._tags = tags
+        self._at_once = at_once
+        self._pauses = pauses
+        self._on_progress = on_progress
+        self._on_failure = on_failure
+        self._stopping = False
 
+    def stop(self) -> None:
+        """Finish what has begun, and leave the rest for the next run, which finds the same bytes stored already and
+        goes on where this one stopped."""
+        self._stopping = True
 
-async def index_files(
-    target: Target,
-    paths: Sequence[Path],
-    collection: str,
-    tags: Sequence[str],
-    on_progress: Callable[[BulkReport], None],
-    stop: asyncio.Event,
-) -> BulkReport:
-    """Upload every image at or below `paths` and wait until it is done.
+    async def run(self, source: Source) -> BulkReport:
+        turn = asyncio.Lock()
 
-    `stop` set: what has begun is finished, and the rest is left for the next run, which finds the
-    same bytes stored already and goes on where this one stopped.
-    """
-    report = BulkReport()
-    files = find_files(paths, lambda error: report.failed.append((readable(error.filename), _reason(error))))
+        async def work(items: AsyncGenerator[Item, None]) -> None:
+            while True:
+                async with turn:
+                    item = None if self._over() else await anext(items, None)
+                if item is None:
+                    return
+                await self._index(item)
+                self._on_progress(self.report)
 
-    async def work() -> None:
-        while not stop.is_set() and report.unavailable is None:
-            following = next(files, None)
-            if following is None:
-                return
-            path, named = following
-            await _index_one(target, path, named, collection, tags, report)
-            on_progress(report)
+        async with aclosing(source.items()) as items:
+            await asyncio.gather(*(work(items) for _ in range(self._at_once)))
+            self.report.stopped = self._stopping and await anext(items, None) is not None
+        return self.report
 
-    await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
-    report.stopped = stop.is_set() and next(files, None) is not None
-    return report
+    def _over(self) -> bool:
+        return self._stopping or self.report.unavailable is not None
 
-
-async def _index_one(
-    target: Target, path: Path, named: bool, collection: str, tags: Sequence[str], report: BulkReport
-) -> None:
-    try:
-        # A folder holds other things too; only a file that was named itself must be an image.
-        if not named and not await asyncio.to_thread(looks_like_image, path):
-            report.not_images += 1
-            return
-        image = await _patiently(lambda: target.upload(path, collection, tags))
-        already_there, image_id = image["duplicate"], image["id"]
-        image = await _patiently(lambda: target.wait(image_id))
-    except OSError as error:
-        report.failed.append((readable(path), _reason(error)))
-    except Unavailable as error:
-        report.unavailable = error.message
-    except ImgsimError as error:
-        report.failed.append((readable(path), error.message))
-    else:
-        if image["state"] == "error":
-            report.failed.append((readable(path), f"{image['error']['stage']}: {image['error']['message']}"))
-        elif already_there:
-            report.already_there += 1
-        else:
-            report.indexed += 1
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    for pause in _PAUSES:
+    async def _index(self, item: Item) -> None:
         try:
-            return await call()
-        except Unavailable:
-            await asyncio.sleep(pause)
-    return await call()
+            image, already_there = await self._stored(item)
+        except NotAnImage:
+            self.report.not_images += 1
+        except OSError as error:
+            await self._failed(Failure(item.label, error.strerror or str(error), "unreadable"))
+        except Unavailable as error:
+            self.report.unavailable = error.message
+        except ImgsimError as error:
+            await self._failed(Failure(item.label, error.message, error.code))
+        else:
+            await self._count(item, image, already_there)
 
+    async def _stored(self, item: Item) -> tuple[Json, bool]:
+        """The image, at rest, and whether it was there before."""
+        async with AsyncExitStack() as stack:
+            file = await self._patiently(lambda: stack.enter_async_context(item.open()))
+            collection, tags = item.collection or self._collection, [*self._tags, *item.tags]
+            image = await self._patiently(
+                lambda: self._uploads.upload(file, item.filename, collection, tags, dict(item.metadata))
+            )
+        already_there, image_id = image["duplicate"], image["id"]
+        if image["state"] not in _AT_REST:
+            image = await self._patiently(lambda: self._uploads.wait(image_id))
+        return image, already_there
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+    async def _count(self, item: Item, image: Json, already_there: bool) -> None:
+        if image["state"] == "error":
+            error = image["error"]
+            await self._failed(Failure(item.label, f"{error['stage']}: {error['message']}", error["type"]))
+        elif image["state"] not in _AT_REST:
+            self.report.pending += 1
+        elif already_there:
+            self.report.already_there += 1
+        else:
+            self.report.indexed += 1
 
+    async def _failed(self, failure: Failure) -> None:
+        self.report.add(failure)
+        await asyncio.to_thread(self._on_failure, failure)
 
-class _Rate(ProgressColumn):
-    """Files per second of late."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "")
-
-
-def progress_bar(what: str = "indexing") -> Progress:
-    """`what` is done: how many of how many, how fast, how long still, and a description; on stderr."""
-    return Progress(
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-    )
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        for pause in self._pauses:
+            try:
+                return await call()
+            except Unavailable:
+                if self._stopping:
+                    raise
+                await asyncio.sleep(pause)
+        return await call()

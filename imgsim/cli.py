@@ -1,109 +1,40 @@
 """The command line. Results on stdout, messages on stderr; exit status 0 only on success."""
 
 import asyncio
-import json
-import logging
 import signal
-import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from imgsim import __version__
-from imgsim.core.errors import ImgsimError, InvalidRequest, SettingsError
-
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
-
-
-class _Group(click.Group):
-    """Errors of imgsim's own are a sentence on stderr, not a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ImgsimError as error:
-            click.echo(f"imgsim: {error.message}", err=True)
-            ctx.exit(2 if isinstance(error, SettingsError | InvalidRequest) else 1)
-        except KeyboardInterrupt:
-            ctx.exit(130)
+from imgsim.cli_index import index
+from imgsim.cli_options import (
+    Group,
+    filter_options,
+    json_option,
+    listening_options,
+    print_json,
+    run,
+    server_option,
+    settings_of,
+    settings_options,
+)
+from imgsim.core.errors import ImgsimError, SettingsError
 
 
-class _StderrHandler(logging.StreamHandler[Any]):
-    """Writes to what stderr is at the time: a progress bar puts itself in its place, and lets lines pass above it."""
-
-    @property
-    def stream(self) -> Any:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: Any) -> None:
-        """It is what it is."""
-
-
-def settings_options(command: F) -> F:
-    """``--config`` and ``--data-dir``."""
-    command = click.option(
-        "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder of the embedded parts."
-    )(command)
-    return click.option(
-        "--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of settings [IMGSIM_CONFIG]."
-    )(command)
-
-
-def server_option(command: F) -> F:
-    return click.option("--server", metavar="URL", help="Use this running server, not the data directory.")(command)
-
-
-def json_option(command: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
-
-
-def _settings(config: Path | None, data_dir: Path | None, **overrides: Any) -> Any:
-    from imgsim.settings import load_settings
-
-    given = {name: value for name, value in {"data_dir": data_dir, **overrides}.items() if value is not None}
-    settings = load_settings(config, given)
-    line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    logging.basicConfig(level=settings.log.level.upper(), format=line, handlers=[_StderrHandler()])
-    for chatty in ("aiobotocore", "httpx", "piccolo", "PIL"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    return settings
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    if sys.platform == "win32":
-        return asyncio.run(main)
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="imgsim")
 def cli() -> None:
     """Image upload, feature extraction and similarity search.
 
     \b
     imgsim serve                          start the server, everything in one process
-    imgsim index ~/Pictures               index a folder
+    imgsim index ~/Pictures               index a folder, an archive, a table
     imgsim search --image cat.jpg         what looks like this?
 
     index, search, status and retry work on the data directory, or on a running server with --server URL.
     """
-
-
-def listening_options(command: F) -> F:
-    """``--host`` and ``--port``, beside those of all commands."""
-    command = click.option("--port", type=int, help="Port to listen on, 0 for any free one [8000].")(command)
-    return click.option("--host", help="Address to listen on [127.0.0.1].")(settings_options(command))
 
 
 @cli.command()
@@ -114,7 +45,7 @@ def serve(config: Path | None, data_dir: Path | None, host: str | None, port: in
     Needs no other server, no download and no account. Stop it with Ctrl-C: it finishes the images
     it works on, and goes on with the others at the next start; a second Ctrl-C leaves those, too.
     """
-    _run(_serve("serve", _settings(config, data_dir, host=host, port=port)))
+    run(_serve("serve", settings_of(config, data_dir, host=host, port=port)))
 
 
 @cli.command()
@@ -125,7 +56,7 @@ def api(config: Path | None, data_dir: Path | None, host: str | None, port: int 
     Any number of them may run over the same object store, PostgreSQL, vector index and Redis; see
     config/cluster.toml. Keeps nothing of its own.
     """
-    _run(_serve("api", _settings(config, data_dir, host=host, port=port)))
+    run(_serve("api", settings_of(config, data_dir, host=host, port=port)))
 
 
 @cli.command()
@@ -136,7 +67,7 @@ def worker(config: Path | None, data_dir: Path | None, host: str | None, port: i
     Listens for /health, /ready and /metrics only. Stopped by SIGTERM or Ctrl-C, it finishes the images
     it works on, or hands them back. Takes no more while a server it needs does not answer.
     """
-    _run(_serve("worker", _settings(config, data_dir, host=host, port=port)))
+    run(_serve("worker", settings_of(config, data_dir, host=host, port=port)))
 
 
 @cli.command()
@@ -146,7 +77,7 @@ def embedder(config: Path | None, data_dir: Path | None, host: str | None, port:
 
     Workers and APIs use it where embedder.url is its address; so can anybody who wants vectors only.
     """
-    _run(_serve("embedder", _settings(config, data_dir, host=host, port=port)))
+    run(_serve("embedder", settings_of(config, data_dir, host=host, port=port)))
 
 
 async def _serve(role: str, settings: Any) -> None:
@@ -155,7 +86,7 @@ async def _serve(role: str, settings: Any) -> None:
     from imgsim import roles
     from imgsim.container import Container
     from imgsim.memory import limit_arenas, settle
-    from imgsim.running import opened, working
+    from imgsim.running import end_streams, opened, working
     from imgsim.serving import bind, check_exposure
     from imgsim.serving import serve as serve_http
 
@@ -176,7 +107,7 @@ async def _serve(role: str, settings: Any) -> None:
             app,
             listening,
             on_start=lambda: click.echo(banner, err=True),
-            on_stop=container.events().close,
+            on_stop=lambda: end_streams(container),
             on_hurry=container.runner().hurry if works else lambda: None,
         )
 
@@ -202,83 +133,7 @@ Ctrl-C stops it.
 """
 
 
-@cli.command()
-@settings_options
-@server_option
-@json_option
-@click.option("--collection", default="default", show_default=True, help="Collection the images go into.")
-@click.option("--tag", "tags", multiple=True, help="Tag for each of them; may repeat.")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-def index(
-    config: Path | None,
-    data_dir: Path | None,
-    server: str | None,
-    as_json: bool,
-    collection: str,
-    tags: tuple[str, ...],
-    paths: tuple[Path, ...],
-) -> None:
-    """Index files and folders, and wait until they can be searched.
-
-    PATHS are images, and folders with all that is below them; hidden files, and what is no image in
-    a folder, are passed over. Ctrl-C stops after the images that have begun, a second one at once;
-    run it again and it goes on, since the same bytes are stored once.
-    """
-    from imgsim.bulk import BulkReport, find_files, index_files, progress_bar
-    from imgsim.core.services.ingest import valid_collection, valid_tags
-    from imgsim.targets import open_target
-
-    settings = _settings(config, data_dir)
-    valid_collection(collection)
-    valid_tags(tags)
-
-    async def main() -> BulkReport:
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        async with open_target(settings, server, work=True) as target:
-            with progress_bar() as progress:
-                bar = progress.add_task("", total=sum(1 for _ in find_files(paths)))
-
-                def stop_softly() -> None:
-                    stop.set()
-                    loop.remove_signal_handler(signal.SIGINT)  # the next one interrupts
-                    progress.update(bar, description="stopping, once more to stop at once")
-
-                def show(report: BulkReport) -> None:
-                    progress.update(bar, completed=report.seen)
-                    if report.failed and not stop.is_set():
-                        progress.update(bar, description=f"[red]{len(report.failed)} failed")
-
-                loop.add_signal_handler(signal.SIGINT, stop_softly)
-                return await index_files(target, paths, collection, tags, show, stop)
-
-    report = _run(main())
-    if as_json:
-        failed = [{"path": path, "reason": reason} for path, reason in report.failed]
-        _print_json(
-            {
-                "indexed": report.indexed,
-                "already_there": report.already_there,
-                "not_images": report.not_images,
-                "failed": failed,
-                "stopped": report.stopped,
-                "unavailable": report.unavailable,
-            }
-        )
-    else:
-        click.echo(
-            f"{report.indexed} indexed, {report.already_there} already there, "
-            f"{report.not_images} passed over (no images), {len(report.failed)} failed"
-        )
-        for path, reason in report.failed:
-            click.echo(f"  {path}: {reason}", err=True)
-    if report.unavailable:
-        click.echo(f"imgsim: {report.unavailable} Run the same command again to go on.", err=True)
-        raise SystemExit(1)
-    if report.stopped:
-        click.echo("Stopped. Run the same command again to go on.", err=True)
-        raise SystemExit(130)
-    if report.failed:
-        raise SystemExit(1)
+cli.add_command(index)
 
 
 @cli.command()
@@ -288,7 +143,7 @@ def index(
 @click.option("--image", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Search by this file.")
 @click.option("--text", help="Search by this text, where the model can.")
 @click.option("-k", "limit", type=click.IntRange(1, 100), default=10, show_default=True, help="How many results.")
-@click.option("--collection", help="Only in this collection.")
+@filter_options
 def search(
     config: Path | None,
     data_dir: Path | None,
@@ -297,34 +152,60 @@ def search(
     image: Path | None,
     text: str | None,
     limit: int,
+    min_score: float | None,
+    exact: bool,
     collection: str | None,
+    tag: tuple[str, ...],
+    any_tag: tuple[str, ...],
+    not_tag: tuple[str, ...],
+    created_from: str | None,
+    created_to: str | None,
+    metadata: tuple[str, ...],
 ) -> None:
     """Find images that look like a file, or fit a text.
 
-    The file is not stored. Without --collection all collections are searched.
+    The file is not stored. Without --collection all collections are searched. Each result is a line: its score, how
+    many of 100 random pairs of images are less alike (a file's results only), its id and its path.
     """
+    from imgsim.core.filters import parse_filter
+    from imgsim.core.services.search import Page
     from imgsim.targets import Json, open_target
 
     if (image is None) == (text is None):
         raise click.UsageError("Give either --image FILE or --text TEXT.")
-    settings = _settings(config, data_dir)
+    settings = settings_of(config, data_dir)
+    page = Page(limit, min_score, exact=exact)
+    where = parse_filter(
+        collection=collection,
+        tag=tag,
+        any_tag=any_tag,
+        not_tag=not_tag,
+        created_from=created_from,
+        created_to=created_to,
+        metadata=metadata,
+    )
 
     async def main() -> Json:
         async with open_target(settings, server) as target:
             if image is not None:
-                return await target.search_image(image, limit, collection)
-            return await target.search_text(text or "", limit, collection)
+                return await target.search_image(image, page, where)
+            return await target.search_text(text or "", page, where)
 
-    answer = _run(main())
+    answer = run(main())
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     for hit in answer["results"]:
         found = hit["image"]
-        click.echo(f"{hit['score']:.4f}  {found['id']}  {found['metadata'].get('path') or found['filename']}")
+        percentile = "" if hit["percentile"] is None else f"{hit['percentile']:.1f} %"
+        path = found["metadata"].get("path") or found["filename"]
+        click.echo(f"{hit['score']:.4f}  {percentile:>7}  {found['id']}  {path}")
     if not answer["results"]:
-        where = f"in the collection {collection!r}" if collection else f"in {server or settings.data_dir}"
-        click.echo(f"Nothing found: no image {where} is indexed. imgsim index PATH adds some.", err=True)
+        place = f"in the collection {collection!r}" if collection else f"in {server or settings.data_dir}"
+        if page == Page(limit, exact=exact) and where == parse_filter(collection=collection):
+            click.echo(f"Nothing found: no image {place} is indexed. imgsim index PATH adds some.", err=True)
+        else:
+            click.echo(f"Nothing found: no image {place} passes the filters.", err=True)
 
 
 @cli.command()
@@ -338,15 +219,15 @@ def status(config: Path | None, data_dir: Path | None, server: str | None, as_js
     """
     from imgsim.targets import Json, open_target
 
-    settings = _settings(config, data_dir)
+    settings = settings_of(config, data_dir)
 
     async def main() -> Json:
         async with open_target(settings, server) as target:
             return await target.status()
 
-    found = _run(main())
+    found = run(main())
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for name, value in found.items():
             lines = value.items() if isinstance(value, dict) else [("", value)]
@@ -368,7 +249,7 @@ def retry(config: Path | None, data_dir: Path | None, server: str | None, as_jso
     """
     from imgsim.targets import Json, open_target
 
-    settings = _settings(config, data_dir)
+    settings = settings_of(config, data_dir)
     refused: dict[str, str] = {}
 
     async def main() -> list[Json]:
@@ -381,10 +262,10 @@ def retry(config: Path | None, data_dir: Path | None, server: str | None, as_jso
                     refused[image_id] = error.message
             return [await target.wait(image_id) for image_id in chosen if image_id not in refused]
 
-    images = _run(main())
+    images = run(main())
     failed = [image for image in images if image["state"] == "error"]
     if as_json:
-        _print_json({"done": len(images) - len(failed), "failed": failed, "refused": refused})
+        print_json({"done": len(images) - len(failed), "failed": failed, "refused": refused})
     elif not images and not refused:
         click.echo("No image is in error.")
     else:
@@ -404,10 +285,10 @@ def config(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Print the effective settings as TOML, secrets masked."""
     from imgsim.settings import describe, masked_values
 
-    settings = _settings(config, data_dir)
+    settings = settings_of(config, data_dir)
     if as_json:
         values = masked_values(settings)
-        _print_json({key: {"value": values[key], "about": about} for key, _, about in describe(settings)})
+        print_json({key: {"value": values[key], "about": about} for key, _, about in describe(settings)})
         return
     for key, value, about in describe(settings):
         click.echo(f"# {about}\n{key} = {value}\n")
@@ -421,7 +302,7 @@ def plugins(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
     from imgsim.container import Container
     from imgsim.pipeline.stage import stage_names
 
-    settings = _settings(config, data_dir)
+    settings = settings_of(config, data_dir)
     rows = [
         {
             "stage": origin.stage.name,
@@ -433,7 +314,7 @@ def plugins(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
         for origin in Container(settings=settings).stage_origins()
     ]
     if as_json:
-        _print_json({"stages": rows, "disabled": list(settings.plugins.disabled)})
+        print_json({"stages": rows, "disabled": list(settings.plugins.disabled)})
         return
     for position, row in enumerate(rows, 1):
         click.echo(f"{position}. {row['stage']:<16} plugin {row['plugin']} ({row['distribution']})")
@@ -447,7 +328,7 @@ def migrate(config: Path | None, data_dir: Path | None) -> None:
     """Bring the database up to date, after an upgrade of imgsim."""
     from imgsim.container import migrate_database
 
-    ran = _run(migrate_database(_settings(config, data_dir)))
+    ran = run(migrate_database(settings_of(config, data_dir)))
     click.echo(f"Ran the migrations {', '.join(ran)}." if ran else "The database is up to date.")
 
 
@@ -501,20 +382,20 @@ def tune(
     """
     from rich.console import Console
 
-    from imgsim.bulk import find_files
     from imgsim.settings_file import as_toml, overridden, with_chosen, write_chosen
+    from imgsim.sources.files import find_files
     from imgsim.tuning import as_table, check_tunable
     from imgsim.tuning import tune as measure
 
-    settings = _settings(config, data_dir)
+    settings = settings_of(config, data_dir)
     check_tunable(settings)
     if target:
         with_chosen(target, {})  # what cannot be written is found before
-    files = [path for path, _ in find_files([images])] if images else []
+    files = list(find_files(images)) if images else []
     with Console(stderr=True).status("measuring") as status:
-        found = _run(measure(settings, files, seconds, status.update))
+        found = run(measure(settings, files, seconds, status.update))
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
         pictures = f"{found.pictures} of your pictures" if found.pictures else "made pictures"
         click.echo(f"{found.model} on {found.cores} cores, {pictures}\n")
@@ -561,14 +442,14 @@ def migrate_data(config: Path | None, data_dir: Path | None, target: Path, as_js
     """
     from dataclasses import asdict
 
-    from imgsim.bulk import progress_bar
+    from imgsim.progress import progress_bar
     from imgsim.running import opened_storage
     from imgsim.settings import load_settings, mask_url
     from imgsim.transfer import TransferReport, check_apart, count_images, transfer
 
     overrides = {"data_dir": data_dir} if data_dir else {}
     source_settings = load_settings(config, overrides, environment=False)
-    target_settings = _settings(target, None)
+    target_settings = settings_of(target, None)
     check_apart(source_settings, target_settings)
 
     async def main() -> TransferReport:
@@ -582,9 +463,9 @@ def migrate_data(config: Path | None, data_dir: Path | None, target: Path, as_js
                 loop.add_signal_handler(signal.SIGINT, stop.set)
                 return await transfer(source, there, lambda report: progress.update(bar, completed=report.seen), stop)
 
-    report = _run(main())
+    report = run(main())
     if as_json:
-        _print_json(asdict(report) | {"complete": report.complete})
+        print_json(asdict(report) | {"complete": report.complete})
     else:
         click.echo(f"{report.copied} copied, {report.already_there} already there, {len(report.failed)} failed")
         for name in sorted(report.source.keys() | report.target.keys()):

@@ -5,6 +5,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,18 +23,29 @@ from imgsim.adapters.images import ImageReader, sniff
 from imgsim.adapters.jobs import JOB_QUEUES
 from imgsim.adapters.lock import DataDirectoryLock
 from imgsim.adapters.objects import OBJECT_STORES
+from imgsim.adapters.objects.s3_buckets import S3Buckets
 from imgsim.adapters.vectors import VECTOR_INDEXES
 from imgsim.core.errors import SettingsError
 from imgsim.core.events import EventBus
 from imgsim.core.models import Picture
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
-from imgsim.core.services import DirectUploadService, IngestService, LifecycleService, SearchService
+from imgsim.core.services import (
+    DirectUploadService,
+    IngestService,
+    LifecycleService,
+    SearchService,
+    ThumbnailService,
+)
+from imgsim.imports import ImportService
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
 from imgsim.pipeline.stage import Ports, Stage
 from imgsim.roles import SERVE, Role
 from imgsim.settings import Settings, mask_url
+from imgsim.sources import Reach
+from imgsim.sources.source import HEAD_BYTES
+from imgsim.thumbnails import encode_thumbnail
 
 T = TypeVar("T")
 
@@ -69,6 +81,20 @@ def _pictures(settings: Settings, role: Role) -> PictureBuffer:
 def _reader(settings: Settings, embedder: Embedder) -> ImageReader:
     smallest_side = max(_SMALLEST_SIDE, 2 * embedder.input_size)
     return ImageReader(max_pixels=settings.upload.max_pixels, min_side=smallest_side)
+
+
+def _of_clients(reach: Reach, s3: Sequence[str]) -> Reach:
+    """What a server reads for its clients."""
+    return replace(reach, files=False, s3=s3)
+
+
+def _begins_like_image(head: bytes) -> bool:
+    return sniff(head) is not None
+
+
+def _import_folder(settings: Settings) -> Path:
+    folder = settings.imports.folder
+    return Path(folder).expanduser() if folder else settings.data_dir / "imports"
 
 
 def _policy(settings: Settings) -> RunPolicy:
@@ -167,6 +193,34 @@ class Container(containers.DeclarativeContainer):
         cache_keep_seconds=settings.provided.cache.keep_seconds,
     )
 
+    thumbnails = providers.Singleton(
+        ThumbnailService,
+        objects=objects,
+        images=images,
+        reader=reader,
+        encode=providers.Object(encode_thumbnail),
+        url_seconds=settings.provided.objects.presign_seconds,
+    )
+    import_buckets = providers.Singleton(S3Buckets)
+    reach = providers.Singleton(
+        Reach,
+        max_bytes=settings.provided.upload.max_bytes,
+        begins_like_image=providers.Object(_begins_like_image),
+        fetch=fetcher.provided.fetch,
+        buckets=import_buckets,
+    )
+    client_reach = providers.Singleton(_of_clients, reach, settings.provided.imports.s3)
+    imports = providers.Singleton(
+        ImportService,
+        ingest=ingest,
+        images=images,
+        events=events,
+        reach=client_reach,
+        folder=providers.Callable(_import_folder, settings),
+        at_once=settings.provided.imports.at_once,
+        concurrency=settings.provided.imports.concurrency,
+    )
+
     plugins = providers.Singleton(load_plugins, settings.provided.plugins.disabled)
     stage_origins = providers.Singleton(collect_stages, plugins, settings)
     stages = providers.Singleton(_stages, stage_origins)
@@ -192,6 +246,7 @@ class Container(containers.DeclarativeContainer):
         direct=direct.provider,
         search=search.provider,
         lifecycle=lifecycle.provider,
+        thumbnails=thumbnails.provider,
         images=images.provider,
         objects=objects.provider,
         vectors=vectors.provider,
@@ -199,11 +254,13 @@ class Container(containers.DeclarativeContainer):
         embedder=embedder.provider,
         reader=reader.provider,
         fetcher=fetcher.provider,
+        imports=imports.provider,
         events=events.provider,
         metrics=metrics.provider,
         parts=role.provided.parts,
         tells_stock=providers.Callable(lambda role: "images" in role.routes, role),
         max_upload_bytes=settings.provided.upload.max_bytes,
+        max_import_bytes=settings.provided.imports.max_bytes,
         presign_seconds=settings.provided.objects.presign_seconds,
         api_keys=providers.Callable(
             lambda settings: tuple(key.get_secret_value() for key in settings.auth.keys), settings
@@ -243,4 +300,4 @@ async def judge_int8(settings: Settings, pictures: Sequence[Picture]) -> tuple[b
 def looks_like_image(path: Path) -> bool:
     """Whether the file begins like an image of a format that is read here. ``OSError``."""
     with path.open("rb") as file:
-        return sniff(file.read(64)) is not None
+        return _begins_like_image(file.read(HEAD_BYTES))

@@ -12,6 +12,7 @@ from imgsim.core.errors import Unavailable
 from imgsim.core.ports import Adapter
 from imgsim.roles import STORAGE, STORE
 from imgsim.settings import Settings
+from imgsim.sources import Reach
 from imgsim.transfer import Storage
 
 log = logging.getLogger("imgsim.running")
@@ -37,10 +38,13 @@ async def opened(container: Container, patient: bool = False) -> AsyncIterator[N
             alone = part in STORAGE and settings.embedded(part)
             await _enter(stack, part, adapter, patient and not alone)
         await stack.enter_async_context(container.fetcher())
+        await stack.enter_async_context(container.import_buckets())
         if "jobs" in role.parts:
             await _patiently("vectors", partial(_open_collection, container), patient)
             await stack.enter_async_context(container.relay())
             stack.push_async_callback(container.ingest().settle)
+        if "images" in role.routes:
+            stack.push_async_callback(container.imports().close)
         if "embedder" in role.parts:
             stack.push_async_callback(container.reader().close)
         yield
@@ -136,6 +140,21 @@ async def _kept_up(name: str, loop: Callable[[], Awaitable[None]]) -> None:
                 raise
             log.error("the loop %r broke and begins again", name, exc_info=error)
         await asyncio.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+
+
+def end_streams(container: Container) -> None:
+    """What would go on for long ends: the process stops."""
+    if "images" in container.role().routes:
+        container.imports().stop()
+    container.events().close()
+
+
+@asynccontextmanager
+async def opened_reach(settings: Settings) -> AsyncIterator[Reach]:
+    """What the sources of an import are read with."""
+    container = Container(settings=settings)
+    async with container.fetcher(), container.import_buckets():
+        yield container.reach()
 
 
 @asynccontextmanager

@@ -132,13 +132,37 @@ class Fetch(Section):
     max_redirects: int = Field(3, ge=0, description="Redirects that are followed when an image URL is fetched.")
 
 
+class Imports(Section):
+    max_bytes: int = Field(
+        10_737_418_240, ge=1, description="Largest archive or table that POST /imports takes, in bytes."
+    )
+    folder: str = Field(
+        "",
+        description="Where they lie, without a name, until they are imported. Empty: imports/ in the data directory.",
+    )
+    at_once: int = Field(2, ge=1, le=16, description="Imports that run at a time; more are refused with 503.")
+    concurrency: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="Images of an import under way at a time. Few, so that searches and uploads of people find a free place.",
+    )
+    s3: tuple[str, ...] = Field(
+        (),
+        description="Prefixes that clients may import from, as s3://bucket/prefix?endpoint=URL&region=NAME; none if empty.",
+    )
+
+
 class Upload(Section):
     max_bytes: int = Field(52_428_800, ge=1, description="Largest upload, in bytes.")
     max_pixels: int = Field(
         100_000_000, ge=1, description="Largest picture, width times height, checked in the header before decoding."
     )
     reservation_seconds: float = Field(
-        3600.0, gt=0, description="How long an upload announced by POST /images/presign can be completed, in seconds."
+        3600.0,
+        gt=0,
+        le=604_800,
+        description="How long an upload announced by POST /images/presign can be completed, in seconds; at most a week.",
     )
     buffer_bytes: int = Field(
         67_108_864,
@@ -204,6 +228,7 @@ class Settings(BaseSettings):
     jobs: Jobs = Jobs()
     embedder: Embedding = Embedding()
     upload: Upload = Upload()
+    imports: Imports = Imports()
     fetch: Fetch = Fetch()
     cache: Cache = Cache()
     auth: Auth = Auth()

@@ -1,30 +1,23 @@
 """What the command line works on: a data directory, or a running server. Both take and give the same things."""
 
-import asyncio
-import contextlib
-import os
-import stat
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from uuid import UUID
 
-import httpx
 import msgspec
 
-from imgsim.core.errors import ImgsimError, InvalidRequest, Unauthorized, Unavailable
+from imgsim.client import AsyncClient, ClientError
+from imgsim.core.errors import ImgsimError, InvalidRequest, Unauthorized
 from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
 from imgsim.core.ports import Adapter
 from imgsim.core.services.search import Page
 from imgsim.settings import Settings
+from imgsim.uploads import ServiceUploads
 
 if TYPE_CHECKING:
     from imgsim.container import Container
-
-AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
-
-_SECONDS_BETWEEN_LOOKS = 2.0
 
 Json = dict[str, Any]
 
@@ -32,15 +25,22 @@ Json = dict[str, Any]
 class Target(Protocol):
     """Images and answers are as they go over the wire. Errors are ``ImgsimError``."""
 
-    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json: ...
+    async def upload(
+        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+    ) -> Json:
+        """Store what is at the path, or in the seekable file from its start to its end. ``OSError``.
+
+        A Path is opened for as long as it is sent; a file stays open.
+        """
+        ...
 
     async def wait(self, image_id: str) -> Json:
         """The image once it is done or in error."""
         ...
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json: ...
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json: ...
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json: ...
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json: ...
 
     async def status(self) -> Json: ...
 
@@ -56,29 +56,23 @@ class DirectoryTarget:
 
     def __init__(self, container: "Container") -> None:
         self._container = container
+        self._uploads = ServiceUploads(container.ingest(), container.images(), container.events())
 
-    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
-        with path.open("rb") as file:
-            image = await self._container.ingest().upload(file, path.name, collection, tags, _source(path))
-        return _json(image)
+    async def upload(
+        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+    ) -> Json:
+        return await self._uploads.upload(source, filename, collection, tags, metadata)
 
     async def wait(self, image_id: str) -> Json:
-        with self._container.events().listen(UUID(image_id)) as listener:
-            while True:
-                image = await self._container.images().get(UUID(image_id))
-                if image.state in AT_REST:
-                    return _json(image)
-                with contextlib.suppress(TimeoutError):  # look again now and then: no event may be the last hope
-                    await asyncio.wait_for(listener.next(), _SECONDS_BETWEEN_LOOKS)
+        return await self._uploads.wait(image_id)
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
         with path.open("rb") as file:
             found = await self._container.reader().inspect(file)
-        where = SearchFilter(collection)
-        return _json(await self._container.search().by_picture(found.picture, Page(limit), where))
+        return _json(await self._container.search().by_picture(found.picture, page, where))
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        return _json(await self._container.search().by_text(text, Page(limit), SearchFilter(collection)))
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._container.search().by_text(text, page, where))
 
     async def status(self) -> Json:
         counts = await self._container.images().counts()
@@ -108,77 +102,53 @@ class DirectoryTarget:
 class ServerTarget:
     """Works on a running server, over HTTP."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
-    async def upload(self, path: Path, collection: str, tags: Sequence[str]) -> Json:
-        fields = {"collection": collection, "tags": list(tags), "metadata": msgspec.json.encode(_source(path))}
-        with path.open("rb") as file:
-            files = {"file": (readable(path.name), file)}
-            return await self._call("POST", "/images/upload", files=files, data=fields)
+    async def upload(
+        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+    ) -> Json:
+        upload = self._client.upload(source, filename=filename, collection=collection, tags=tags, metadata=metadata)
+        return _json(await upload)
 
     async def wait(self, image_id: str) -> Json:
-        pause = 0.05
-        while True:
-            image = await self._call("GET", f"/images/{image_id}")
-            if image["state"] in AT_REST:
-                return image
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 1.0)
+        return _json(await self._client.wait(image_id))
 
-    async def search_image(self, path: Path, limit: int, collection: str | None) -> Json:
-        fields: Json = {"limit": str(limit)} | ({"collection": collection} if collection else {})
-        with path.open("rb") as file:
-            files = {"file": (readable(path.name), file)}
-            return await self._call("POST", "/search", files=files, data=fields)
+    async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._client.search(path, **_search_parameters(page, where)))
 
-    async def search_text(self, text: str, limit: int, collection: str | None) -> Json:
-        body = {"text": text, "limit": limit, "collection": collection}
-        return await self._call("POST", "/search", json=body)
+    async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
+        return _json(await self._client.search(text=text, **_search_parameters(page, where)))
 
     async def status(self) -> Json:
-        checks = (await self._send("GET", "/ready")).json()["checks"]
-        found = {"where": str(self._client.base_url), "checks": checks}
-        response = await self._send("GET", "/metrics")
-        if response.status_code >= 400:  # a part that is away cannot be counted
+        found = {"where": self._client.url, "checks": dict((await self._client.ready()).checks)}
+        try:
+            figures = await self._client.metrics()
+        except ClientError:  # a part that is away cannot be counted
             return found
-        images, vectors = _labelled(response.text, "imgsim_images"), _labelled(response.text, "imgsim_vectors")
-        return found | {"images": images, "vectors": vectors}
+        return found | {"images": _labelled(figures, "imgsim_images"), "vectors": _labelled(figures, "imgsim_vectors")}
 
     async def failed(self) -> list[str]:
-        ids: list[str] = []
-        query: Json = {"state": "error", "limit": 100}
-        while True:
-            page = await self._call("GET", "/images", params=query)
-            ids += [image["id"] for image in page["images"]]
-            if page["next_cursor"] is None:
-                return ids
-            query["cursor"] = page["next_cursor"]
+        return [str(image.id) async for image in self._client.list(state=ImageState.ERROR)]
 
     async def retry(self, image_id: str) -> Json:
-        return await self._call("POST", f"/images/{_uuid(image_id)}/retry")
+        return _json(await self._client.retry(_uuid(image_id)))
 
     async def check(self) -> None:
         """Return when an imgsim server that lets us in is there; for one error instead of one for each file."""
-        answer = await self._send("GET", "/health")
-        if answer.status_code != 200 or "version" not in _object(answer):
-            raise InvalidRequest(f"What answers at {self._client.base_url} is no imgsim server.")
-        answer = await self._send("GET", "/images", params={"limit": 1})
-        if answer.status_code == 401:
-            raise _error_of(answer)
-
-    async def _call(self, method: str, path: str, **arguments: Any) -> Json:
-        response = await self._send(method, path, **arguments)
-        if response.status_code >= 400:
-            raise _error_of(response)
-        return _object(response)
-
-    async def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
-            return await self._client.request(method, path, **arguments)
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise Unavailable(f"The server at {self._client.base_url} gave no answer: {reason}.") from error
+            await self._client.health()
+        except ClientError as error:
+            if error.status is None:
+                raise
+            raise InvalidRequest(f"What answers at {self._client.url} is no imgsim server.") from error
+        try:
+            async with aclosing(self._client.list()) as images:
+                await anext(images, None)
+        except Unauthorized as error:
+            raise Unauthorized(
+                f"{error.message} The command line sends the first of auth.keys (IMGSIM_AUTH__KEYS)."
+            ) from error
 
 
 @asynccontextmanager
@@ -186,13 +156,7 @@ async def open_target(settings: Settings, server: str | None, work: bool = False
     """The server at `server`, or the data directory; with `work` images are processed here meanwhile."""
     if server is not None:
         keys = settings.auth.keys
-        headers = {"Authorization": f"Bearer {keys[0].get_secret_value()}"} if keys else {}
-        try:
-            url = server if "://" in server else f"http://{server}"
-            client = httpx.AsyncClient(base_url=url, headers=headers, timeout=60.0)
-        except httpx.InvalidURL as error:
-            raise InvalidRequest(f"{server!r} is no URL of a server: {error}.") from error
-        async with client:
+        async with AsyncClient(server, keys[0].get_secret_value() if keys else "") as client:
             target = ServerTarget(client)
             await target.check()
             yield target
@@ -217,26 +181,22 @@ async def _answer_of(part: Adapter) -> str:
     return "ok"
 
 
-def looks_like_image(path: Path) -> bool:
-    """Whether it is a file (and no pipe, which would block) that begins like an image. ``OSError``."""
-    from imgsim.container import looks_like_image as begins_like_image
-
-    return stat.S_ISREG(path.stat().st_mode) and begins_like_image(path)
-
-
-def readable(path: Path | str) -> str:
-    """A path as text that can be stored and printed: not every file name is UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _source(path: Path) -> Json:
-    """So that a search can say where the file lies."""
-    return {"path": readable(path.absolute())}
-
-
 def _json(value: Image | Any) -> Json:
     built: Json = msgspec.to_builtins(value)
     return built
+
+
+def _search_parameters(page: Page, where: SearchFilter) -> Json:
+    """The parameters of a search as ``POST /search`` names them, without those that say nothing."""
+    body = {
+        **{name: getattr(page, name) for name in ("limit", "min_score", "exact")},
+        **{name: getattr(where, name) for name in ("collection", "created_from", "created_to", "metadata")},
+        "tag": where.tags,
+        "any_tag": where.any_tags,
+        "not_tag": where.no_tags,
+    }
+    said = {name: value for name, value in body.items() if value not in (None, (), [], {}, False)}
+    return _json(said)
 
 
 def _uuid(text: str) -> UUID:
@@ -244,25 +204,6 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError as error:
         raise InvalidRequest(f"{text!r} is no image id.") from error
-
-
-def _object(response: httpx.Response) -> Json:
-    """The JSON object in `response`; empty where it holds something else."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    return body if isinstance(body, dict) else {}
-
-
-def _error_of(response: httpx.Response) -> ImgsimError:
-    detail = str(_object(response).get("detail") or f"The server answered {response.status_code}.")
-    status = response.status_code
-    if status in (429, 502, 503, 504):
-        return Unavailable(detail)
-    if status == 401:
-        return Unauthorized(f"{detail} The command line sends the first of auth.keys (IMGSIM_AUTH__KEYS).")
-    return InvalidRequest(detail) if status == 400 else ImgsimError(detail)
 
 
 def _labelled(figures: str, name: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from imgsim.core.errors import ImgsimError, NotSearchable, SettingsError
 from imgsim.core.models import Image, ImageFilter, ImageState, Point, Vector, derived_prefix, original_key
 from imgsim.core.ports import ImageRepository, ObjectStore, VectorIndex
+from imgsim.core.thumbnails import CONTENT_TYPE
 from imgsim.settings import Settings, mask_url
 
 _PAGE = 100
@@ -176,7 +177,7 @@ async def _copy_vectors(source: Storage, target: Storage, images: Sequence[Image
         missing |= set(ids) - vectors.keys()
         if not vectors:
             continue
-        points = [Point(i.id, vectors[i.id], i.collection, i.tags) for i in group if i.id in vectors]
+        points = [Point.of(image, vectors[image.id]) for image in group if image.id in vectors]
         await target.vectors.upsert(model, points)
         arrived = await target.vectors.fetch(model, ids)
         for point in points:
@@ -196,8 +197,13 @@ async def _fetch(index: VectorIndex, model: str, ids: Sequence[UUID]) -> Mapping
 async def _copy_objects(source: ObjectStore, target: ObjectStore, image: Image) -> int:
     copied = await _copy_object(source, target, original_key(image.id), image.content_type, image.sha256)
     async for info in source.list(derived_prefix(image.id)):
-        copied += await _copy_object(source, target, info.key, "application/octet-stream", None)
+        copied += await _copy_object(source, target, info.key, _content_type(info.key), None)
     return copied
+
+
+def _content_type(key: str) -> str:
+    """What a store serves an object of a stage as; it does not say what it was told."""
+    return CONTENT_TYPE if key.endswith(".webp") else "application/octet-stream"
 
 
 async def _copy_object(

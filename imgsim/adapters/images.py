@@ -194,9 +194,10 @@ class ImageReader:
 
         return await self._decode(read, urgent)
 
-    async def decode(self, data: bytes) -> Picture:
-        """The picture in `data`, as in ``read_image``."""
-        found = await self._decode(lambda big: read_image(data, self.max_pixels, self.min_side, big), False)
+    async def decode(self, data: bytes, min_side: int = 0, urgent: bool = False) -> Picture:
+        """The picture in `data`, as in ``read_image``; `min_side` where it is more than the reader's own."""
+        min_side = max(min_side, self.min_side)
+        found = await self._decode(lambda big: read_image(data, self.max_pixels, min_side, big), urgent)
         return found.picture
 
     async def sha256(self, file: BinaryIO) -> str:

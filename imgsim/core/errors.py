@@ -58,6 +58,12 @@ class ImageNotFound(ImgsimError):
     code = "image-not-found"
 
 
+class ImportNotFound(ImgsimError):
+    """No import has this id."""
+
+    code = "import-not-found"
+
+
 class ObjectNotFound(ImgsimError):
     """No object has this key."""
 

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -20,6 +20,9 @@ Vector = NDArray[np.float32]
 
 Vectors = NDArray[np.float32]
 """A batch of embeddings: ``(n, dimensions)`` float32, rows of unit length."""
+
+Scalar = str | int | float | bool | None
+"""A JSON value that is no object and no list."""
 
 
 class ImageState(StrEnum):
@@ -131,14 +134,29 @@ class ImageFilter:
     collection: str | None = None
     state: ImageState | None = None
     tags: Sequence[str] = ()
+    """All of them must be there."""
+    any_tags: Sequence[str] = ()
+    """At least one of them must be there."""
+    no_tags: Sequence[str] = ()
+    """None of them may be there."""
+    created_from: datetime | None = None
+    """This or later."""
+    created_to: datetime | None = None
+    """Earlier than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchFilter:
-    """Which points to search: one collection (``None``: all) and tags that must all be there."""
+    """Which points to search, as ``ImageFilter`` says it. ``None`` and empty mean: any."""
 
     collection: str | None = None
     tags: Sequence[str] = ()
+    any_tags: Sequence[str] = ()
+    no_tags: Sequence[str] = ()
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    """Keys of the metadata's top level, and the values that they must have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +167,21 @@ class Point:
     vector: Vector
     collection: str
     tags: Sequence[str] = ()
+    created_at: datetime | None = None
+    """None: no date range has it."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, image: Image, vector: Vector) -> "Point":
+        return cls(image.id, vector, image.collection, image.tags, image.created_at, image.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image to search by, and how much it counts beside the others."""
+
+    id: UUID
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +196,8 @@ class Hit:
 class SearchHit:
     image: Image
     score: float
+    percentile: float | None = None
+    """How many of 100 random pairs of images are less alike than this; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +270,12 @@ def new_image_id() -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76  # version
     value = value & ~(0x3 << 62) | 0x2 << 62  # variant
     return UUID(int=value)
+
+
+def least_id_at(moment: datetime, plus: timedelta = timedelta(0)) -> UUID:
+    """No id that ``new_image_id`` makes at ``moment + plus`` or later is below this one."""
+    milliseconds = int((moment.timestamp() + plus.total_seconds()) * 1000)
+    return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << 80)
 
 
 def original_key(image_id: UUID) -> str:

@@ -44,11 +44,11 @@ class Adapter(AbstractAsyncContextManager[Any], Protocol):
 class ObjectStore(Adapter, Protocol):
     """Bytes by key. Keys are ASCII paths such as ``originals/7f/01…7f``."""
 
-    async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
+    async def put(self, key: str, source: BinaryIO, content_type: str, durable: bool = True) -> int:
         """Store all of `source` (read from its start) durably and atomically; return the bytes written.
 
         A reader sees the old object, the new one or none, never a part. A repeat replaces it.
-        `source` stays open.
+        `source` stays open. Not `durable`, for what can be made anew: a power cut may undo it, or leave part of it.
         """
         ...
 
@@ -113,6 +113,10 @@ class ImageRepository(Adapter, Protocol):
         """Newest first: ids descending, all below `before`."""
         ...
 
+    async def collections(self, limit: int) -> Sequence[str]:
+        """The names of the collections that have images, sorted, the first `limit` of them; fast among millions."""
+        ...
+
     async def counts(self) -> Mapping[ImageState, int]:
         """How many images are in each state; every state is a key."""
         ...
@@ -144,8 +148,9 @@ class ImageRepository(Adapter, Protocol):
         """Extend the owner's leases to `lease_seconds` from now; return the ids it still holds."""
         ...
 
-    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
-        """Note that `stage` runs now (and the state of that stage, where it has one). ``LeaseLost``."""
+    async def advance(self, image_id: UUID, attempt: int, stage: str, features: Mapping[str, Any]) -> Image:
+        """Note that `stage` runs now (and the state of that stage, where it has one), and what the stages
+        before it found in this attempt, in place of what the row had. ``LeaseLost``."""
         ...
 
     async def finish(
@@ -267,11 +272,18 @@ class VectorIndex(Adapter, Protocol):
         ...
 
     async def query(
-        self, model: str, vector: Vector, limit: int, where: SearchFilter, min_score: float | None = None
+        self,
+        model: str,
+        vector: Vector,
+        limit: int,
+        where: SearchFilter,
+        min_score: float | None = None,
+        exact: bool = False,
     ) -> Sequence[Hit]:
         """The `limit` best of those that pass `where` and score at least `min_score`.
 
-        Best first, ties by id; which of several equal scores at the end are left out is open.
+        Best first, ties by id; which of several equal scores at the end are left out is open. `exact`: every float32
+        vector that passes is compared, with no graph and no quantized one, which takes the longer the more there are.
         """
         ...
 
@@ -279,8 +291,15 @@ class VectorIndex(Adapter, Protocol):
         """The stored vectors of those that are there."""
         ...
 
-    async def set_tags(self, model: str, image_id: UUID, tags: Sequence[str]) -> None:
-        """Replace the tags of a point. A missing point is no error."""
+    async def sample(self, model: str, collection: str | None, n: int) -> Vectors:
+        """``(m, dimensions)``: the vectors of m different points of `collection` (None: of all), drawn at random.
+
+        m is `n`, or as many as there are.
+        """
+        ...
+
+    async def set_payload(self, model: str, image_id: UUID, tags: Sequence[str], metadata: Mapping[str, Any]) -> None:
+        """Replace the tags and the metadata of a point. A missing point is no error."""
         ...
 
     async def delete(self, image_ids: Sequence[UUID]) -> None:

@@ -28,7 +28,7 @@ from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageEvent
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.services.ingest import ImageReader
 from imgsim.pipeline.gate import Gate
-from imgsim.pipeline.stage import Ports, Stage, StageContext
+from imgsim.pipeline.stage import Ports, Stage, StageContext, is_noted
 
 log = logging.getLogger("imgsim.pipeline")
 
@@ -275,8 +275,8 @@ class Runner:
         try:
             try:
                 for position, stage in enumerate(self._stages):
-                    if position:
-                        ctx.image = await self._ports.images.advance(image.id, image.attempts, stage.name)
+                    if position and is_noted(stage, image.attempts):
+                        ctx.image = await self._ports.images.advance(image.id, image.attempts, stage.name, ctx.results)
                         self._events.publish(ImageEvent.of(ctx.image))
                     result = await self._run(stage, ctx)
                     if result is not None:
@@ -365,11 +365,12 @@ class Runner:
             embedding = EmbeddingInfo(self._ports.embedder.model_id, len(ctx.embedding))
         done = await self._ports.images.finish(image.id, image.attempts, ctx.results, embedding)
         try:
-            indexed = ctx.indexed_tags
-            if embedding is not None and indexed is not None and list(done.tags) != list(indexed):  # changed meanwhile
-                await self._ports.vectors.set_tags(embedding.model, done.id, done.tags)
+            was = ctx.indexed
+            changed = was is not None and (list(done.tags), done.metadata) != (list(was.tags), was.metadata)
+            if embedding is not None and changed:
+                await self._ports.vectors.set_payload(embedding.model, done.id, done.tags, done.metadata)
         except ImgsimError as error:
-            log.error("image %s is done, but its new tags are not in the index: %s", done.id, error)
+            log.error("image %s is done, but its new tags and metadata are not in the index: %s", done.id, error)
         finally:
             self._events.publish(ImageEvent.of(done))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from imgsim.core.errors import Unavailable
-from imgsim.core.models import Image, Picture, Vector, derived_prefix, original_key
+from imgsim.core.models import STATE_OF_STAGE, Image, Picture, Point, Vector, derived_prefix, original_key
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, ObjectStore, VectorIndex
 
 _SECONDS_TO_ANSWER = 3.0
@@ -16,8 +16,10 @@ _SECONDS_TO_ANSWER = 3.0
 class Stage(Protocol):
     """One step that every image goes through.
 
-    May also have ``after`` and ``before``: names of stages that it must follow or precede. A stage
-    can run twice for one image (a worker may die), and must then have the same outcome.
+    May also have ``after`` and ``before``: names of stages that it must follow or precede; and ``quick``,
+    true for one that takes milliseconds: on an image's first attempt it does not show in the image's row
+    or its events, which spares a statement. A stage can run twice for one image (a worker may die), and
+    must then have the same outcome.
     """
 
     name: str
@@ -58,14 +60,14 @@ class StageContext:
         self, image: Image, ports: Ports, decode: Callable[[bytes], Awaitable[Picture]], picture: Picture | None
     ) -> None:
         self.image = image
-        """The image's row, as it was when this stage began."""
+        """The image's row, as it was when this stage began, or the last one before it that was noted there."""
         self.ports = ports
         self.results: dict[str, Any] = {}
         """What earlier stages returned, by stage name."""
         self.embedding: Vector | None = None
         """Set by the stage ``embed``: ``(dimensions,)`` float32 of unit length."""
-        self.indexed_tags: Sequence[str] | None = None
-        """Set by the stage ``index``: the tags it wrote; what changed since is written when the image is done."""
+        self.indexed: Point | None = None
+        """Set by the stage ``index``: what it wrote; tags and metadata that change later are written in the end."""
         self._decode = decode
         self._picture = picture
         self._data: bytes | None = None
@@ -101,3 +103,9 @@ def stage_names(stage: Stage, relation: str) -> tuple[str, ...]:
     """`relation` is ``after`` or ``before``; a stage may leave either out, or give one name as a string."""
     names = getattr(stage, relation, ())
     return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def is_noted(stage: Stage, attempt: int) -> bool:
+    """Whether the row says that `stage` runs. In later attempts it does of all stages: the one under which a
+    process died before is then known."""
+    return attempt > 1 or stage.name in STATE_OF_STAGE or not getattr(stage, "quick", False)

@@ -16,9 +16,9 @@ class IndexStage:
     async def run(self, ctx: StageContext) -> None:
         if ctx.embedding is None:
             raise EmbeddingFailed("No stage before index has set an embedding.")
-        point = Point(ctx.image.id, ctx.embedding, ctx.image.collection, ctx.image.tags)
+        point = Point.of(ctx.image, ctx.embedding)
         await ctx.ports.vectors.upsert(ctx.ports.embedder.model_id, [point])
-        ctx.indexed_tags = point.tags
+        ctx.indexed = point
 
 
 @hookimpl

@@ -63,7 +63,7 @@ async def main():
                 if n % 5 == 0:
                     await index.delete([UUID(int=n)])
                 elif n % 7 == 0:
-                    await index.set_tags("efficientnet-lite0@1", UUID(int=n), ["old"])
+                    await index.set_payload("efficientnet-lite0@1", UUID(int=n), ["old"], {})
                 print(n, flush=True)
         await asyncio.gather(*[write(first) for first in range(1, 9)])
 
@@ -144,7 +144,7 @@ async def test_all_goes_on_while_a_child_optimizes(
             random, vectors = Random(user), iter(unit(100_000, seed=user + 1))
             while done.count(user) < 400 and "Optimized" not in caplog.text:
                 n = UUID(int=4 * random.randint(0, 900) + user)
-                action = random.choice(["upsert", "upsert", "delete", "set_tags", "query"])
+                action = random.choice(["upsert", "upsert", "delete", "set_payload", "query"])
                 tags = tuple(random.sample("abc", random.randint(0, 2)))
                 if action == "upsert":
                     model[n] = Point(n, next(vectors), random.choice("xy"), tags)
@@ -152,10 +152,10 @@ async def test_all_goes_on_while_a_child_optimizes(
                 elif action == "delete":
                     model.pop(n, None)
                     await index.delete([n])
-                elif action == "set_tags":
+                elif action == "set_payload":
                     if n in model:
                         model[n] = replace(model[n], tags=tags)
-                    await index.set_tags(MODEL, n, tags)
+                    await index.set_payload(MODEL, n, tags, {})
                 elif n in model:
                     assert (await index.query(MODEL, model[n].vector, 1, ANY))[0].id == n
                 if index._shards.collections[MODEL].touched is not None:

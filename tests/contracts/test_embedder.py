@@ -257,7 +257,7 @@ async def test_the_packaged_model_computes_what_its_note_says(pictures: list[Pic
         assert (embedder.model_id, embedder.dimensions, embedder.input_size) == ("efficientnet-lite0@1", 1280, 224)
         vectors = await embedder.embed_images(photographs + pictures)
     cosines = (vectors * np.array(expected, np.float32)).sum(1)
-    # Beside the note's Pillow, imgsim.adapters.resize rounds differently, which shows in pictures of noise.
+    # Beside the note's Pillow, imgsim.resize rounds differently, which shows in pictures of noise.
     assert cosines[: len(photographs)].min() > 0.9995
     assert cosines.min() > 0.995
 

@@ -22,6 +22,7 @@ from imgsim.core.models import (
     ImageFilter,
     ImageState,
     Reservation,
+    least_id_at,
     new_image_id,
 )
 from imgsim.core.ports import ImageRepository
@@ -300,12 +301,64 @@ async def test_list_filters(repository: ImageRepository) -> None:
     assert first.id == max(cat.id, both.id, other.id)
 
 
+async def test_list_filters_by_any_and_by_no_tag(repository: ImageRepository) -> None:
+    async def listed(where: ImageFilter) -> set[UUID]:
+        return {image.id for image in await repository.list(where, 100)}
+
+    red = await add(repository, tags=["red"])
+    both = await add(repository, tags=["red", "old"])
+    old = await add(repository, tags=["old", "new"])
+    plain = await add(repository)
+    assert await listed(ImageFilter(any_tags=["red", "new"])) == {red.id, both.id, old.id}
+    assert await listed(ImageFilter(any_tags=["blue"])) == set()
+    assert await listed(ImageFilter(no_tags=["old", "blue"])) == {red.id, plain.id}
+    assert await listed(ImageFilter(tags=["red"], any_tags=["old", "new"], no_tags=["blue"])) == {both.id}
+    assert await listed(ImageFilter(tags=["red"], no_tags=["red"])) == set()
+    many = [str(number) for number in range(99)]
+    assert await listed(ImageFilter(any_tags=[*many, "new"], no_tags=many)) == {old.id}
+    await repository.update(both.id, tags=["new"])
+    assert await listed(ImageFilter(no_tags=["old"])) == {red.id, both.id, plain.id}
+
+
+async def test_list_filters_by_the_time_of_creation(repository: ImageRepository) -> None:
+    async def listed(start: datetime | None, end: datetime | None, limit: int = 100) -> list[UUID]:
+        where = ImageFilter(created_from=start, created_to=end)
+        return [image.id for image in await repository.list(where, limit)]
+
+    noon, step = datetime(2026, 1, 31, 12, tzinfo=UTC), timedelta(microseconds=1)
+    times = [noon - timedelta(days=40), noon - step, noon, noon + step, noon + timedelta(days=40)]
+    ids = [UUID(int=least_id_at(time).int + n) for n, time in enumerate(times)]
+    ids[3] = UUID(int=least_id_at(noon, timedelta(days=-7)).int + 3)  # announced a week before it was stored
+    for image_id, time in zip(ids, times, strict=True):
+        await add(repository, id=image_id, created_at=time, updated_at=time)
+    newest_first = sorted(ids, reverse=True)
+    assert await listed(None, None) == newest_first
+    assert await listed(noon, None) == [ids[4], ids[2], ids[3]]
+    assert await listed(None, noon) == [ids[1], ids[0]]
+    assert await listed(noon, noon + step) == [ids[2]]
+    assert await listed(noon - step, noon + timedelta(days=1), 2) == [ids[2], ids[1]]
+    assert await listed((noon + step).astimezone(timezone(timedelta(hours=9))), None) == [ids[4], ids[3]]
+    least, most = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+    assert await listed(least, most) == newest_first
+    assert await listed(most, None) == await listed(None, least) == []
+
+
+async def test_collections_are_those_that_have_images(repository: ImageRepository) -> None:
+    assert list(await repository.collections(10)) == []
+    for name in ("b", "a", "Z", "b", "c-1", "b"):
+        await add(repository, collection=name)
+    gone = await add(repository, collection="gone")
+    await repository.entomb(gone.id)
+    assert sorted(await repository.collections(10)) == ["Z", "a", "b", "c-1"]
+    assert len(await repository.collections(2)) == 2
+
+
 async def test_counts_has_every_state(repository: ImageRepository) -> None:
     assert await repository.counts() == dict.fromkeys(ImageState, 0)
     image_ids = await add_many(repository, 6)
     await repository.mark_pending(image_ids[1:])
     await repository.claim(image_ids[2:], "one", LONG, "embed")
-    await repository.advance(image_ids[3], 1, "index")
+    await repository.advance(image_ids[3], 1, "index", {})
     await repository.finish(image_ids[4], 1, {}, MODEL)
     await repository.fail(image_ids[5], 1, BROKEN, None)
     assert await repository.counts() == dict.fromkeys(ImageState, 1)
@@ -395,7 +448,7 @@ async def test_an_expired_lease_goes_to_the_next_and_fences_the_first(repository
 
 async def all_lost(repository: ImageRepository, image_id: UUID, attempt: int) -> None:
     for call in (
-        repository.advance(image_id, attempt, "index"),
+        repository.advance(image_id, attempt, "index", {"late": True}),
         repository.finish(image_id, attempt, {"late": True}, MODEL),
         repository.fail(image_id, attempt, BROKEN, None),
         repository.fail(image_id, attempt, BROKEN, datetime.now(UTC), counts=False),
@@ -432,16 +485,18 @@ async def test_renew_extends_and_tells_what_is_still_held(repository: ImageRepos
     assert await repository.renew("one", [mine, others], LONG) == {mine}
     assert list(await repository.lost(10)) == []
     assert list(await repository.claim([mine], "two", LONG, "embed", lost=True)) == []
-    await repository.advance(mine, 1, "index")
+    await repository.advance(mine, 1, "index", {})
 
 
-async def test_advance_shows_the_stage(repository: ImageRepository) -> None:
+async def test_advance_shows_the_stage_and_what_was_found_before_it(repository: ImageRepository) -> None:
     image = await add(repository)
     await claim(repository, image.id)
-    moderated = await repository.advance(image.id, 1, "moderation")
+    moderated = await repository.advance(image.id, 1, "moderation", {"hue": [0.5, "ü", None]})
     assert (moderated.state, moderated.stage) == (ImageState.EMBEDDING, "moderation")
-    indexed = await repository.advance(image.id, 1, "index")
+    assert moderated.features == {"hue": [0.5, "ü", None]}
+    indexed = await repository.advance(image.id, 1, "index", {"moderation": {"safe": True}})
     assert (indexed.state, indexed.stage) == (ImageState.INDEXING, "index")
+    assert indexed.features == {"moderation": {"safe": True}}
     assert await repository.get(image.id) == indexed
 
 

@@ -1,7 +1,9 @@
 """What every migration promises on both engines: data stays, and all of it runs or nothing."""
 
+import asyncio
 import shutil
 import sqlite3
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,3 +113,20 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
     assert columns_of(url, postgresql) == {}
     async with opened(url) as repository:
         await repository.ping()
+
+
+async def test_a_process_that_is_stopped_while_it_migrates_can_end(tmp_path: Path) -> None:
+    """Cancelled at any moment, no connection stays open: the process would wait for its thread for ever."""
+    for moment in range(40):
+        before = set(threading.enumerate())
+        starting = asyncio.ensure_future(migrate(f"sqlite://{tmp_path}/{moment}.sqlite"))
+        while not starting.done() and not _connections(before):  # noqa: ASYNC110 (a thread sets no event)
+            await asyncio.sleep(0)
+        await asyncio.sleep(moment * 0.0002)
+        starting.cancel()
+        await asyncio.wait([starting])
+        assert not _connections(before), moment
+
+
+def _connections(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each not in before and "connection" in each.name]

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import io
+import itertools
 import os
 import sys
 import threading
@@ -55,8 +56,8 @@ async def files(tmp_path: Path) -> AsyncIterator[FileObjectStore]:
         yield store
 
 
-async def put(store: ObjectStore, key: str, content: bytes) -> int:
-    return await store.put(key, io.BytesIO(content), "image/png")
+async def put(store: ObjectStore, key: str, content: bytes, durable: bool = True) -> int:
+    return await store.put(key, io.BytesIO(content), "image/png", durable)
 
 
 async def read(store: ObjectStore, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -95,6 +96,16 @@ async def test_a_repeat_replaces(store: ObjectStore) -> None:
     await put(store, "a/b", b"the new one")
     assert await read(store, "a/b") == b"the new one"
     assert await keys(store) == ["a/b"]
+
+
+async def test_what_can_be_made_anew_is_put_like_all_else(store: ObjectStore) -> None:
+    assert await put(store, "a/b/c", b"the old one, which is longer", durable=False) == 28
+    assert await put(store, "a/b/c", b"the new one", durable=False) == 11
+    assert await read(store, "a/b/c") == b"the new one"
+    assert await keys(store, "a/") == ["a/b/c"]
+    await put(store, "a/b/d", b"durable")
+    await store.delete("a/b/c")
+    assert await keys(store) == ["a/b/d"]
 
 
 async def test_a_reader_never_sees_a_mixture(store: ObjectStore) -> None:
@@ -252,9 +263,9 @@ async def test_objects_outlive_the_store(tmp_path: Path) -> None:
 
 async def test_a_key_is_no_folder_of_others(files: FileObjectStore, tmp_path: Path) -> None:
     await put(files, "a/b", b"x")
-    for key in ("a", "a/b/c", "a/b/c/d"):
+    for key, durable in itertools.product(("a", "a/b/c", "a/b/c/d"), (True, False)):
         with pytest.raises(InvalidRequest, match="folder"):
-            await put(files, key, b"x")
+            await put(files, key, b"x", durable)
     assert await keys(files) == ["a/b"]
     assert temporaries(tmp_path) == []
 
@@ -266,6 +277,26 @@ async def test_folders_that_were_removed_are_made_again(files: FileObjectStore, 
     (tmp_path / "a").rmdir()
     await put(files, "a/b/c", b"y")
     assert await read(files, "a/b/c") == b"y"
+
+
+async def test_the_last_object_takes_its_folder_with_it(files: FileObjectStore, tmp_path: Path) -> None:
+    for key in ("a/b/one", "a/b/two"):
+        await put(files, key, b"x", durable=False)
+    await files.delete("a/b/one")
+    assert (tmp_path / "a/b").is_dir()
+    await files.delete("a/b/two")
+    assert not (tmp_path / "a/b").exists()
+
+
+async def test_puts_and_deletes_in_one_folder_do_not_hinder_each_other(files: FileObjectStore) -> None:
+    async def come_and_go(number: int) -> None:
+        for _ in range(20):
+            await put(files, f"a/b/{number}", b"x", durable=number % 2 == 0)
+            await files.delete(f"a/b/{number}")
+        await put(files, f"a/b/{number}", b"x")
+
+    await asyncio.gather(*map(come_and_go, range(6)))
+    assert await keys(files) == [f"a/b/{number}" for number in range(6)]
 
 
 async def test_bytes_and_names_are_synced_before_a_put_returns(
@@ -293,6 +324,12 @@ async def test_bytes_and_names_are_synced_before_a_put_returns(
     events.clear()
     await files.delete("a/b/d")
     assert events == ["sync a/b"]
+    events.clear()
+    await put(files, "a/new/d", b"x", durable=False)
+    assert events == ["rename"]
+    events.clear()
+    await put(files, "a/new/e", b"x")
+    assert events == ["sync bytes", "sync a", "rename", "sync a/new"]
 
 
 async def test_a_full_disk_is_unavailable_and_changes_nothing(

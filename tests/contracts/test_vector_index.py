@@ -5,8 +5,10 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -209,18 +211,102 @@ async def test_fetch_gives_those_that_are_there(index: VectorIndex) -> None:
     assert await index.fetch(MODEL, []) == {}
 
 
-async def test_set_tags_replaces_the_tags_and_nothing_else(index: VectorIndex) -> None:
-    await index.upsert(MODEL, points(np.stack([axis(1)]), 1, "cats", ("a", "b")))
-    await index.set_tags(MODEL, UUID(int=1), ["b", "c"])
-    assert await query_ids(index, SearchFilter("cats", ("b", "c"))) == [1]
-    assert await query_ids(index, SearchFilter(None, ("a",))) == []
-    await index.set_tags(MODEL, UUID(int=1), [])
-    assert await query_ids(index, SearchFilter(None, ("b",))) == []
-    assert (await index.query(MODEL, axis(1), 1, SearchFilter("cats")))[0].score == pytest.approx(1)
+async def test_query_filters_by_any_and_by_no_tag(index: VectorIndex) -> None:
+    rows = unit(4)
+    for n, tags in enumerate((["red"], ["red", "old"], ["old", "new"], []), 1):
+        await index.upsert(MODEL, points(rows[n - 1 : n], n, "cats", tags))
+    assert await query_ids(index, SearchFilter(any_tags=("red", "new"))) == [1, 2, 3]
+    assert await query_ids(index, SearchFilter(any_tags=("blue",))) == []
+    assert await query_ids(index, SearchFilter(no_tags=("old", "blue"))) == [1, 4]
+    assert await query_ids(index, SearchFilter("cats", ("red",), ("old", "new"), ("blue",))) == [2]
+    assert await query_ids(index, SearchFilter("cats", ("red",), ("old",), ("old",))) == []
 
 
-async def test_set_tags_of_a_missing_point_does_nothing(index: VectorIndex) -> None:
-    await index.set_tags(MODEL, UUID(int=1), ["a"])
+async def test_query_filters_by_date_to_the_microsecond(index: VectorIndex) -> None:
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    step = timedelta(microseconds=1)
+    rows = unit(5)
+    await index.upsert(MODEL, [Point(UUID(int=n + 1), rows[n], "c", (), noon + n * step) for n in range(4)])
+    await index.upsert(MODEL, [Point(UUID(int=5), rows[4], "c")])  # without a date
+    assert await query_ids(index, SearchFilter(created_from=noon + step)) == [2, 3, 4]
+    assert await query_ids(index, SearchFilter(created_to=noon + step)) == [1]
+    assert await query_ids(index, SearchFilter(created_from=noon + step, created_to=noon + 3 * step)) == [2, 3]
+    elsewhere = (noon + step).astimezone(timezone(timedelta(hours=-9)))
+    assert await query_ids(index, SearchFilter(created_from=elsewhere)) == [2, 3, 4]
+    assert await query_ids(index, SearchFilter(created_from=datetime.max.replace(tzinfo=UTC))) == []
+    assert await query_ids(index, SearchFilter(created_from=datetime.min.replace(tzinfo=UTC))) == [1, 2, 3, 4]
+
+
+async def test_query_filters_by_metadata(index: VectorIndex) -> None:
+    long = "x" * 10_000
+    stored: list[Mapping[str, Any]] = [
+        {"album": 7, "by": "Ann", "list": [1], "deep": {"album": 8}},
+        {"album": 7.0, "by": "Ann", "hidden": True, "none": None},
+        {"album": "7", 'a":1,"b': 2, "zero": 0, "long": long},
+        {"album": 1, "hidden": 1, "zero": False, "long": long + "y"},
+    ]
+    for n, (vector, metadata) in enumerate(zip(unit(4), stored, strict=True), 1):
+        await index.upsert(MODEL, [Point(UUID(int=n), vector, "c", metadata=metadata)])
+    expected: list[tuple[Mapping[str, Any], list[int]]] = [
+        ({"album": 7}, [1, 2]), ({"album": 7.0, "by": "Ann"}, [1, 2]), ({"album": "7"}, [3]), ({"by": "ann"}, []),
+        ({"hidden": True}, [2]), ({"hidden": 1}, [4]), ({"none": None}, [2]), ({"zero": 0}, [3]),
+        ({"zero": False}, [4]), ({"a": 1}, []), ({'a":1,"b': 2}, [3]), ({"long": long}, [3]), ({"nowhere": None}, []),
+        ({"list": 1}, []),
+    ]  # fmt: skip
+    for wanted, ids in expected:
+        assert await query_ids(index, SearchFilter(metadata=wanted)) == ids, str(wanted)[:80]
+
+
+async def test_exact_finds_the_same_with_every_filter(index: VectorIndex) -> None:
+    rows, asked = unit(300), unit(1, seed=1)[0]
+    await index.upsert(MODEL, points(rows[:150], 1, "cats", ("red",)))
+    await index.upsert(MODEL, points(rows[150:], 151, "dogs"))
+    for where, passing in ((ANY, rows), (SearchFilter("cats", ("red",)), rows[:150])):
+        hits = await index.query(MODEL, asked, 10, where, 0.1, exact=True)
+        best = [n for n in np.argsort(-(passing @ asked))[:10] if passing[n] @ asked >= 0.1]
+        assert [hit.id.int - 1 for hit in hits] == best
+        assert [hit.score for hit in hits] == pytest.approx([passing[n] @ asked for n in best], abs=1e-6)
+
+
+async def test_a_sample_is_drawn_at_random_without_repeats(index: VectorIndex) -> None:
+    rows = unit(400)
+    await index.upsert(MODEL, points(rows[:300], 1, "cats"))
+    await index.upsert(MODEL, points(rows[300:], 301, "dogs"))
+
+    async def drawn(collection: str | None, n: int) -> set[int]:
+        sample = await index.sample(MODEL, collection, n)
+        assert sample.dtype == np.float32
+        assert sample.shape[1] == D
+        numbers = np.argmax(sample @ rows.T, axis=1)
+        np.testing.assert_allclose(sample, rows[numbers], atol=1e-6)
+        assert len(set(numbers)) == len(sample)
+        return set(numbers.tolist())
+
+    assert await drawn("cats", 1_000) == set(range(300))
+    assert await drawn("dogs", 100) == set(range(300, 400))
+    assert await drawn("birds", 10) == set()
+    some = [await drawn(None, 100) for _ in range(5)]
+    assert [len(each) for each in some] == [100] * 5
+    assert some[0] != some[1]
+    assert 25 < len(set.union(*some) & set(range(300, 400))) < 100  # of 100, each drawn five times with a chance of 1/4
+    assert len(set.union(*some)) > 250
+
+
+async def test_set_payload_replaces_tags_and_metadata_and_nothing_else(index: VectorIndex) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    await index.upsert(MODEL, [Point(UUID(int=1), axis(1), "cats", ("a", "b"), now, {"x": 1, "y": 2})])
+    await index.set_payload(MODEL, UUID(int=1), ["b", "c"], {"y": 3})
+    assert await query_ids(index, SearchFilter("cats", ("b", "c"), (), (), now, None, {"y": 3})) == [1]
+    for gone in (SearchFilter(None, ("a",)), SearchFilter(metadata={"x": 1}), SearchFilter(metadata={"y": 2})):
+        assert await query_ids(index, gone) == []
+    await index.set_payload(MODEL, UUID(int=1), [], {})
+    for gone in (SearchFilter(None, ("b",)), SearchFilter(metadata={"y": 3})):
+        assert await query_ids(index, gone) == []
+    assert (await index.query(MODEL, axis(1), 1, SearchFilter("cats", created_from=now)))[0].score == pytest.approx(1)
+
+
+async def test_set_payload_of_a_missing_point_does_nothing(index: VectorIndex) -> None:
+    await index.set_payload(MODEL, UUID(int=1), ["a"], {"x": 1})
     assert await index.count(MODEL) == 0
 
 
@@ -247,7 +333,8 @@ async def test_a_model_without_a_collection_is_not_searchable(index: VectorIndex
         index.upsert("none", points(unit(1))),
         index.query("none", axis(1), 1, ANY),
         index.fetch("none", [UUID(int=1)]),
-        index.set_tags("none", UUID(int=1), []),
+        index.set_payload("none", UUID(int=1), [], {}),
+        index.sample("none", None, 1),
         index.count("none"),
         all_ids(index, "none"),
     ]
@@ -291,12 +378,23 @@ class Model:
 
     def query(self, vector: Vector, limit: int, where: SearchFilter, min_score: float | None) -> list[Hit]:
         passing = [
-            Hit(point.id, float(point.vector @ vector))
-            for point in self.points.values()
-            if where.collection in (None, point.collection) and set(where.tags) <= set(point.tags)
+            Hit(point.id, float(point.vector @ vector)) for point in self.points.values() if passes(point, where)
         ]
         best = sorted(passing, key=lambda hit: (-hit.score, str(hit.id)))[:limit]
         return [hit for hit in best if min_score is None or hit.score >= min_score]
+
+
+def passes(point: Point, where: SearchFilter) -> bool:
+    tags, created = set(point.tags), point.created_at
+    return (
+        where.collection in (None, point.collection)
+        and set(where.tags) <= tags
+        and (not where.any_tags or bool(set(where.any_tags) & tags))
+        and not set(where.no_tags) & tags
+        and (where.created_from is None or (created is not None and created >= where.created_from))
+        and (where.created_to is None or (created is not None and created < where.created_to))
+        and where.metadata.items() <= point.metadata.items()
+    )
 
 
 def same(hits: Sequence[Hit], expected: Sequence[Hit]) -> bool:
@@ -320,27 +418,41 @@ async def test_all_adapters_agree_with_a_plain_model(request: pytest.FixtureRequ
         for step in range(300):
             some = [UUID(int=random.randint(1, 60)) for _ in range(random.randint(1, 5))]
             chosen = random.sample(tags, random.randint(0, 2))
-            where = SearchFilter(random.choice([None, "x", "y"]), tuple(chosen))
+            days = [None, *(datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 6))]
+            where = SearchFilter(
+                random.choice([None, "x", "y"]),
+                tuple(chosen) if random.random() < 0.5 else (),
+                tuple(random.sample(tags, random.choice([0, 0, 1, 2]))),
+                tuple(random.sample(tags, random.choice([0, 0, 1]))),
+                random.choice(days) if random.random() < 0.3 else None,
+                random.choice(days) if random.random() < 0.3 else None,
+                {"n": random.randint(0, 2)} if random.random() < 0.3 else {},
+            )
             asked, limit, min_score = next(vectors), random.randint(1, 20), random.choice([None, -0.2, 0.1, 0.4])
-            action = random.choice(["upsert", "upsert", "delete", "set_tags", "query", "query", "fetch"])
-            new = [Point(each, next(vectors), random.choice("xy"), tuple(chosen)) for each in some]
+            action = random.choice(["upsert", "upsert", "delete", "set_payload", "query", "query", "fetch"])
+            labels: Mapping[str, Any] = {"n": random.randint(0, 2), "all": [some[0].int]}
+            new = [
+                Point(each, next(vectors), random.choice("xy"), tuple(chosen), random.choice(days), labels)
+                for each in some
+            ]
             if action == "upsert":
                 model.points.update((point.id, point) for point in new)
             elif action == "delete":
                 for each in some:
                     model.points.pop(each, None)
-            elif action == "set_tags" and some[0] in model.points:
-                model.points[some[0]] = replace(model.points[some[0]], tags=tuple(chosen))
+            elif action == "set_payload" and some[0] in model.points:
+                changed = replace(model.points[some[0]], tags=tuple(chosen), metadata=labels)
+                model.points[some[0]] = changed
             for scheme, index in indexes.items():
                 told = f"step {step}, {action} on {scheme}"
                 if action == "upsert":
                     await index.upsert(MODEL, new)
                 elif action == "delete":
                     await index.delete(some)
-                elif action == "set_tags":
-                    await index.set_tags(MODEL, some[0], chosen)
+                elif action == "set_payload":
+                    await index.set_payload(MODEL, some[0], chosen, labels)
                 elif action == "query":
-                    hits = await index.query(MODEL, asked, limit, where, min_score)
+                    hits = await index.query(MODEL, asked, limit, where, min_score, step % 2 == 0)
                     assert same(hits, model.query(asked, limit, where, min_score)), told
                 else:
                     found = await index.fetch(MODEL, some)

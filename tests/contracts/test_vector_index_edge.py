@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
 import pytest
+import qdrant_edge as edge
 
 from imgsim.adapters.vectors import VECTOR_INDEXES, collection_name, edge_collection, edge_operations
 from imgsim.adapters.vectors.edge_collection import Collection
@@ -46,7 +48,7 @@ async def main():
                 if n % 5 == 0:
                     await index.delete([UUID(int=n)])
                 elif n % 7 == 0:
-                    await index.set_tags("efficientnet-lite0@1", UUID(int=n), ["old"])
+                    await index.set_payload("efficientnet-lite0@1", UUID(int=n), ["old"], {})
                 print(n, flush=True)
         await asyncio.gather(*[write(first) for first in range(1, 9)])
 
@@ -84,7 +86,7 @@ async def test_reopening_keeps_everything(tmp_path: Path) -> None:
     async with opened(tmp_path) as index:
         await index.upsert(MODEL, points(rows))
         await index.delete([UUID(int=1)])
-        await index.set_tags(MODEL, UUID(int=2), ["b"])
+        await index.set_payload(MODEL, UUID(int=2), ["b"], {})
         await index.set_live(MODEL)
     async with at(url(tmp_path)) as index:
         assert (await index.models(), await index.live(), await index.count(MODEL)) == ([MODEL], MODEL, 699)
@@ -152,6 +154,41 @@ async def test_a_collection_that_names_no_shard_is_opened(tmp_path: Path) -> Non
         assert await index.count(MODEL) == 3
 
 
+async def test_a_shard_from_before_gets_its_new_indexes(tmp_path: Path) -> None:
+    rows, since = unit(3), datetime(2026, 1, 1, tzinfo=UTC)
+    async with opened(tmp_path) as index:
+        await index.upsert(MODEL, points(rows[:2]))
+    folder = tmp_path / "vectors" / collection_name(MODEL) / "shard"
+    with closing(edge.EdgeShard.load(str(folder))) as shard:
+        for key in ("created", "metadata"):
+            shard.update(edge.UpdateOperation.delete_field_index(key))
+        assert shard.info().payload_schema.keys() == {"collection", "tags"}
+    async with opened(tmp_path) as index:
+        new = Point(UUID(int=3), rows[2], "default", (), since, {"album": 7})
+        await index.upsert(MODEL, [new])
+        where = SearchFilter(created_from=since, metadata={"album": 7})
+        assert [hit.id for hit in await index.query(MODEL, rows[0], 5, where)] == [new.id]
+        assert await index.count(MODEL) == 3
+    with closing(edge.EdgeShard.load(str(folder))) as shard:
+        assert shard.info().payload_schema.keys() == {"collection", "tags", "created", "metadata"}
+
+
+async def test_an_exact_query_compares_the_full_vectors_of_an_optimized_shard(tmp_path: Path) -> None:
+    """All but alike, so that int8 cannot tell them apart."""
+    rows = unit(1)[0] + 1e-2 * unit(5_000)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    async with opened(tmp_path) as index:
+        await index.upsert(MODEL, points(rows))
+    async with opened(tmp_path) as index:  # which optimizes it
+        for asked in rows[:5]:
+            best = (np.argsort(-(rows @ asked))[:10] + 1).tolist()
+            exact = [hit.id.int for hit in await index.query(MODEL, asked, 10, ANY, exact=True)]
+            scores = rows.astype(np.float64) @ asked
+            assert scores[np.array(exact) - 1] == pytest.approx(scores[np.array(best) - 1], abs=1e-6)
+            roughly = [hit.id.int for hit in await index.query(MODEL, asked, 10, ANY)]
+            assert set(roughly) != set(exact)
+
+
 async def test_recall_after_optimizing_at_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows, asked = unit(5_000), unit(50, seed=1)
     async with opened(tmp_path) as index:
@@ -186,7 +223,7 @@ async def test_a_full_disk_refuses_writes_and_nothing_else(tmp_path: Path, monke
             full.setattr(edge_collection, "RESERVE_BYTES", 2 * shutil.disk_usage(tmp_path).total)
             for write in (
                 index.upsert(MODEL, points(rows)),
-                index.set_tags(MODEL, UUID(int=1), ["b"]),
+                index.set_payload(MODEL, UUID(int=1), ["b"], {}),
                 index.delete([UUID(int=1)]),
                 index.open_collection("another@1", 64),
             ):
@@ -266,7 +303,7 @@ async def test_what_the_engine_cannot_take_is_an_invalid_request(tmp_path: Path)
         for call in (
             index.upsert(MODEL, [Point(UUID(int=1), vector, "default", (tag,))]),
             index.query(MODEL, vector, 1, SearchFilter(None, (tag,))),
-            index.set_tags(MODEL, UUID(int=1), [tag]),
+            index.set_payload(MODEL, UUID(int=1), [tag], {}),
         ):
             with pytest.raises(InvalidRequest):
                 await call

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from uuid import UUID
 
 import numpy as np
@@ -88,6 +89,47 @@ async def test_many_points_are_searched_by_the_graph(postgresql: PostgreSQL, mon
     assert used["idx_scan"] >= 4 * 30
 
 
+async def test_an_exact_query_does_not_use_the_graph(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pgvector_tables, "EXACT_ROWS", 100)
+    url, rows, asked = postgresql.new_database(), unit(300), unit(1, seed=1)[0]
+    async with opened(url) as index:
+        await index.upsert(MODEL, points(rows))
+        hits = await index.query(MODEL, asked, 10, ANY, exact=True)
+    assert [hit.id.int - 1 for hit in hits] == np.argsort(-(rows @ asked))[:10].tolist()
+    used = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'imgsim_vectors_1_embedding_idx'"
+    assert postgresql.execute(used, url)[0]["idx_scan"] == 0
+
+
+async def test_a_sample_of_many_rows_reads_few_pages(postgresql: PostgreSQL) -> None:
+    url, rows = postgresql.new_database(), unit(6_000, 4)
+    async with opened(url, 4) as index:
+        await index.upsert(MODEL, points(rows))
+        postgresql.execute("ANALYZE imgsim_vectors_1", url)
+        for collection, n in ((None, 20), ("most", 20), ("few", 20), ("few", 1_000)):
+            sample = await index.sample(MODEL, collection, n)
+            assert sample.shape == (min(n, 600 if collection == "few" else 6_000), 4)
+            numbers = np.argmax(sample @ rows.T, axis=1) + 1
+            assert len(set(numbers)) == len(sample)
+            assert collection is None or all((n % 10 == 0) == (collection == "few") for n in numbers)
+
+
+async def test_a_table_from_before_gets_its_new_columns(postgresql: PostgreSQL) -> None:
+    url, rows = postgresql.new_database(), unit(2)
+    async with opened(url) as index:
+        await index.upsert(MODEL, points(rows[:1]))
+    postgresql.execute("ALTER TABLE imgsim_vectors_1 DROP COLUMN created_at, DROP COLUMN metadata", url)
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    async with opened(url) as index:
+        assert len(await index.query(MODEL, rows[0], 5, ANY)) == 1
+        assert await index.query(MODEL, rows[0], 5, SearchFilter(metadata={"album": 7})) == []
+        new = Point(UUID(int=2), rows[1], "most", (), since, {"album": 7})
+        await index.upsert(MODEL, [new])
+        where = SearchFilter(created_from=since, metadata={"album": 7})
+        assert [hit.id for hit in await index.query(MODEL, rows[0], 5, where)] == [new.id]
+    indexes = postgresql.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'imgsim_vectors_1'", url)
+    assert sum("created_at" in each["indexdef"] or "metadata" in each["indexdef"] for each in indexes) == 2
+
+
 async def test_what_the_graph_leaves_out_is_found_by_comparing_all(
     postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +176,7 @@ async def test_what_the_database_cannot_take_fails_alone(postgresql: PostgreSQL)
             with pytest.raises(InvalidRequest):
                 await index.query(MODEL, vector, 1, SearchFilter(None, (tag,)))
             with pytest.raises(InvalidRequest):
-                await index.set_tags(MODEL, UUID(int=0), [tag])
+                await index.set_payload(MODEL, UUID(int=0), [tag], {})
         with pytest.raises(InvalidRequest):
             await index.open_collection("huge", 20_000)
         assert await index.models() == [MODEL]

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -177,6 +178,8 @@ async def test_a_new_collection_is_laid_out_as_the_settings_say(server: Recordin
     assert [each.body for each in indexes] == [
         {"field_name": "collection", "field_schema": {"type": "keyword", "is_tenant": True}},
         {"field_name": "tags", "field_schema": {"type": "keyword"}},
+        {"field_name": "created", "field_schema": {"type": "integer", "lookup": False, "range": True}},
+        {"field_name": "metadata", "field_schema": {"type": "keyword"}},
     ]
     assert all(each.query["wait"] == ["true"] for each in indexes)
     assert {each.headers.get("api-key") for each in server.requests} == {"geheim"}
@@ -201,7 +204,7 @@ async def test_a_collection_that_lacks_an_index_gets_it(server: RecordingServer)
     async with at(server.url) as index:
         await index.open_collection(MODEL, 4)
     assert server.sent("PUT", HERE) == []
-    assert [each.body["field_name"] for each in server.sent("PUT", f"{HERE}/index")] == ["tags"]
+    assert [each.body["field_name"] for each in server.sent("PUT", f"{HERE}/index")] == ["tags", "created", "metadata"]
 
 
 async def test_a_collection_that_another_process_makes_meanwhile_is_taken(server: RecordingServer) -> None:
@@ -212,7 +215,7 @@ async def test_a_collection_that_another_process_makes_meanwhile_is_taken(server
     server.answers[f"PUT {HERE}"] = made_by_another
     async with at(server.url) as index:
         await index.open_collection(MODEL, 4)
-    assert len(server.sent("PUT", f"{HERE}/index")) == 2
+    assert len(server.sent("PUT", f"{HERE}/index")) == 4
 
 
 async def test_the_alias_is_switched_in_one_request(server: RecordingServer) -> None:
@@ -244,16 +247,49 @@ async def test_a_query_scores_the_best_again_and_filters(server: RecordingServer
     ]
 
 
+async def test_a_query_filters_by_dates_metadata_and_other_tags(server: RecordingServer) -> None:
+    server.collections[NAME] = 4
+    since, until = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    async with at(server.url) as index:
+        await index.query(MODEL, vector(), 10, SearchFilter(None, (), ("a", "b"), ("c",), since, until, {"album": 7}))
+    (asked,) = server.sent("POST", f"{HERE}/points/query")
+    assert asked.body["filter"] == {
+        "must": [
+            {"key": "metadata", "match": {"value": '"album":7'}},
+            {"key": "tags", "match": {"any": ["a", "b"]}},
+            {"key": "created", "range": {"gte": 1767225600000000, "lt": 1767312000000000}},
+        ],
+        "must_not": [{"key": "tags", "match": {"any": ["c"]}}],
+    }
+
+
+async def test_an_exact_query_uses_neither_graph_nor_quantized_vectors(server: RecordingServer) -> None:
+    server.collections[NAME] = 4
+    async with at(server.url) as index:
+        await index.query(MODEL, vector(), 10, SearchFilter(), exact=True)
+    (asked,) = server.sent("POST", f"{HERE}/points/query")
+    assert asked.body["params"] == {"exact": True, "quantization": {"ignore": True}}
+
+
+async def test_a_sample_is_asked_for_at_random(server: RecordingServer) -> None:
+    server.collections[NAME] = 4
+    async with at(server.url) as index:
+        assert (await index.sample(MODEL, "cats", 9)).shape == (0, 4)
+    (asked,) = server.sent("POST", f"{HERE}/points/query")
+    assert (asked.body["query"], asked.body["limit"]) == ({"sample": "random"}, 9)
+    assert asked.body["filter"] == {"must": [{"key": "collection", "match": {"value": "cats"}}]}
+
+
 async def test_many_upserts_at_once_are_few_requests_that_are_waited_for(server: RecordingServer) -> None:
     server.collections[NAME] = 4
     async with at(server.url) as index:
         await asyncio.gather(*[index.upsert(MODEL, [point(n)]) for n in range(200)])
-        await index.set_tags(MODEL, UUID(int=1), ["blue"])
+        await index.set_payload(MODEL, UUID(int=1), ["blue"], {})
         await index.delete([UUID(int=1)])
     writes = server.sent("PUT", f"{HERE}/points")
     assert len(writes) <= 5
     assert [each["id"] for write in writes for each in write.body["points"]] == [str(UUID(int=n)) for n in range(200)]
-    assert writes[0].body["points"][0]["payload"] == {"collection": "cats", "tags": ["red"]}
+    assert writes[0].body["points"][0]["payload"] == {"collection": "cats", "tags": ["red"], "metadata": []}
     writes += server.sent("POST", f"{HERE}/points/payload") + server.sent("POST", f"{HERE}/points/delete")
     assert [each.query for each in writes] == [{"wait": ["true"], "ordering": ["medium"]}] * len(writes)
 
@@ -324,7 +360,7 @@ async def test_text_that_is_no_unicode_is_an_invalid_request(server: RecordingSe
         for call in (
             index.upsert(MODEL, [Point(UUID(int=1), vector(), "cats", ("\ud800",))]),
             index.query(MODEL, vector(), 1, SearchFilter("\ud800")),
-            index.set_tags(MODEL, UUID(int=1), ["\ud800"]),
+            index.set_payload(MODEL, UUID(int=1), ["\ud800"], {}),
         ):
             with pytest.raises(InvalidRequest):
                 await call

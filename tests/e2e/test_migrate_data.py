@@ -59,6 +59,7 @@ def test_everything_arrives_and_is_found_there(source: Path, target: Path, seawe
         first = next(iter(before))
         similar = client.get(f"/images/{first}/similar").json()
         file = client.get(f"/images/{first}/file").content
+        thumbnail = client.get(f"/images/{first}/thumbnail").content
         assert server.terminate() == 0
 
     report = migrate(source, target, seaweedfs)
@@ -78,6 +79,8 @@ def test_everything_arrives_and_is_found_there(source: Path, target: Path, seawe
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
         location = client.get(f"/images/{first}/file").headers["location"]
         assert httpx.get(location).content == file
+        shown = httpx.get(client.get(f"/images/{first}/thumbnail").headers["location"])
+        assert (shown.content, shown.headers["content-type"]) == (thumbnail, "image/webp")
         assert len(client.get("/images", params={"tag": "moved", "limit": 100}).json()["images"]) == 24
 
 

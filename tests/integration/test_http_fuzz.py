@@ -19,11 +19,11 @@ UNKNOWN = "01900000-0000-7000-8000-000000000000"
 METHODS = ["GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"]
 PATHS = ["", "/upload", "/{id}", "/{id}/file", "/{id}/similar", "/{id}/events", "/{id}/retry", "/{id}/thumbnail"]
 ROUTES = [f"/images{path}" for path in PATHS] + [
-    "/search", "/encode", "/health", "/ready", "/metrics", "/", "/schema", "/schema/openapi.json",
+    "/search", "/encode", "/health", "/ready", "/metrics", "/", "/schema", "/schema/openapi.json", "/collections",
 ]  # fmt: skip
 FIELDS = [
     "file", "collection", "tag", "tags", "metadata", "limit", "min_score", "cursor", "state", "vector", "text", "url",
-    "positive", "negative",
+    "positive", "negative", "any_tag", "not_tag", "created_from", "created_to", "exact", "id", "weight",
 ]  # fmt: skip
 
 
@@ -52,7 +52,26 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 texts = st.one_of(
     st.text(max_size=30),
-    st.sampled_from(["", "0", "1", "-1", "1e999", "nan", "true", "null", "\0", "done", "[", "{}", UNKNOWN, "9" * 400]),
+    st.sampled_from(
+        [
+            "",
+            "0",
+            "1",
+            "-1",
+            "1e999",
+            "nan",
+            "true",
+            "null",
+            "\0",
+            "done",
+            "[",
+            "{}",
+            "2026-01-01",
+            "a=1",
+            UNKNOWN,
+            "9" * 400,
+        ]
+    ),
 )
 names = st.one_of(st.sampled_from(FIELDS), st.text(max_size=10))
 ids = st.one_of(st.sampled_from(["KNOWN", UNKNOWN]), st.text(min_size=1, max_size=40))

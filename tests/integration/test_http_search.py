@@ -34,7 +34,8 @@ def labelled(server: ImgsimServer, photos: list[Path]) -> dict[str, str]:
     with server.client() as client:
         for number, path in enumerate(path for path in photos if path.parent.parent.name == "classes"):
             tags = [path.parent.name, "even"] if number % 2 == 0 else [path.parent.name]
-            data = {"collection": COLLECTION, "tags": tags}
+            metadata = json.dumps({"number": number, "third": number % 3 == 0, "class": path.parent.name})
+            data = {"collection": COLLECTION, "tags": tags, "metadata": metadata}
             answer = client.post("/images/upload", files={"file": path.open("rb")}, data=data)
             classes[answer.raise_for_status().json()["id"]] = path.parent.name
         for image_id in classes:
@@ -170,7 +171,9 @@ def test_no_more_than_the_limit_come(client: httpx.Client, labelled: dict[str, s
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=101", "limit=-1", "limit=x", "limit=", "min_score=1.1", "min_score=-2", "min_score=nan",
-     "min_score=x", "cursor=x", "cursor=", "cursor=%ff", "cursor=e30"],
+     "min_score=x", "cursor=x", "cursor=", "cursor=%ff", "cursor=e30", "exact=x", "created_from=x",
+     "created_to=2026-02-30", "created_from=2026-01-01T00:00:00+02:00", "created_from=2026-01-02&created_to=2026-01-01",
+     "metadata=x", "metadata=a=1&metadata=a=2", "not_tag=a" + "&not_tag=a" * 100],
 )  # fmt: skip
 def test_a_parameter_that_does_not_fit_is_refused(client: httpx.Client, labelled: dict[str, str], query: str) -> None:
     problem = assert_problem(client.get(f"/images/{next(iter(labelled))}/similar?{query}"), 400, "invalid-request")
@@ -193,6 +196,91 @@ def test_all_of_the_tags_must_match(client: httpx.Client, labelled: dict[str, st
     assert found(similar(client, image_id, limit=100, tag=[label, "even"])) == both
     assert found(search(client, positive=[image_id], limit=100, collection=COLLECTION, tag=[label, "even"])) == both
     assert found(similar(client, image_id, tag=["roses", "milk"])) == []
+
+
+def test_filters_are_the_same_in_the_query_in_json_and_in_a_form(
+    client: httpx.Client, photos: list[Path], labelled: dict[str, str]
+) -> None:
+    image_id, *others = labelled
+    everything = found(similar(client, image_id, limit=100))
+    numbers = {other: number for number, other in enumerate(labelled)}
+    dates = {other: client.get(f"/images/{other}").json()["created_at"] for other in others[9:30:20]}
+    start, end = dates[others[9]], dates[others[29]]
+    for filters, passes in (
+        ({"any_tag": ["roses", "milk"]}, lambda other: labelled[other] in ("roses", "milk")),
+        ({"not_tag": ["roses", "even"]}, lambda other: labelled[other] != "roses" and numbers[other] % 2),
+        ({"any_tag": ["roses", "milk"], "not_tag": ["roses"], "tag": ["even"]},
+         lambda other: labelled[other] == "milk" and numbers[other] % 2 == 0),
+        ({"created_from": start, "created_to": end}, lambda other: 10 <= numbers[other] < 30),
+        ({"created_from": "2026-01-01", "created_to": "2026-01-02"}, lambda other: False),
+        ({"metadata": {"third": True}}, lambda other: numbers[other] % 3 == 0),
+        ({"metadata": {"number": 7.0, "class": labelled[others[6]]}}, lambda other: numbers[other] == 7),
+        ({"metadata": {"third": "true"}}, lambda other: False),
+    ):  # fmt: skip
+        wanted = [other for other in everything if passes(other)]
+        metadata = [f"{key}={json.dumps(value)}" for key, value in filters.get("metadata", {}).items()]  # type: ignore[attr-defined]
+        flat = {**filters, "metadata": metadata}
+        assert found(similar(client, image_id, limit=100, **flat)) == wanted, filters
+        assert found(similar(client, image_id, limit=100, exact=True, **flat)) == wanted
+        assert found(search(client, positive=[image_id], collection=COLLECTION, limit=100, **filters)) == wanted
+        by_form = search_file(client, photos[0].read_bytes(), collection=COLLECTION, limit="100", exact="true", **flat)
+        assert [other for other in found(by_form) if other != image_id] == wanted
+    by_form = search_file(client, photos[0].read_bytes(), collection=COLLECTION, metadata='{"number": 7}')
+    assert found(by_form) == [others[6]]
+
+
+def test_changed_metadata_is_found(client: httpx.Client) -> None:
+    """In one collection of two."""
+    one, other = (
+        client.post("/images/upload", files={"file": speckle(n)}, data={"collection": "changed"}).json()["id"]
+        for n in (20, 21)
+    )
+    for image_id in (one, other):
+        wait_until_at_rest(client, image_id)
+    assert found(similar(client, one, metadata="album=7")) == []
+    client.patch(f"/images/{other}", json={"metadata": {"album": 7}}).raise_for_status()
+    assert found(similar(client, one, metadata="album=7")) == [other]
+    client.patch(f"/images/{other}", json={"metadata": {}}).raise_for_status()
+    assert found(similar(client, one, metadata="album=7")) == []
+
+
+def test_percentiles_say_how_many_pairs_are_less_alike(client: httpx.Client, labelled: dict[str, str]) -> None:
+    """By all pairs of the collection, counted here."""
+    vectors = np.array(
+        [client.get(f"/images/{each}", params={"vector": "true"}).json()["embedding"]["vector"] for each in labelled]
+    )
+    pairs = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
+    for answer in (
+        similar(client, next(iter(labelled)), limit=100),
+        search(client, positive=list(labelled)[:3], negative=list(labelled)[-2:], collection=COLLECTION, limit=100),
+    ):
+        percentiles = [hit["percentile"] for hit in answer["results"]]
+        assert percentiles == sorted(percentiles, reverse=True)
+        assert percentiles == pytest.approx([np.mean(pairs < score) * 100 for score in scores(answer)], abs=0.1)
+
+
+def test_without_a_collection_percentiles_are_over_all(client: httpx.Client, photos: list[Path]) -> None:
+    (best, *_) = search_file(client, photos[0].read_bytes(), limit=2)["results"]
+    assert 99 < best["percentile"] <= 100
+
+
+def test_weights_of_examples_count(client: httpx.Client, labelled: dict[str, str]) -> None:
+    rose = next(image_id for image_id, label in labelled.items() if label == "roses")
+    milk = next(image_id for image_id, label in labelled.items() if label == "milk")
+    examples = [{"id": rose, "weight": 20}, {"id": milk, "weight": 0.5}]
+    answer = search(client, positive=examples, collection=COLLECTION, limit=5)
+    without = [other for other in found(similar(client, rose, limit=6)) if other != milk][:5]
+    assert found(answer) == without
+    assert scores(answer)[0] < scores(similar(client, rose, limit=1))[0]
+    plain = search(client, positive=[rose, {"id": milk}], collection=COLLECTION)
+    assert plain == search(
+        client, positive=[{"id": rose, "weight": 3}, {"id": milk, "weight": 3}], collection=COLLECTION
+    )
+    parts = [("positive", (None, json.dumps(example))) for example in examples]
+    parts += [("collection", (None, COLLECTION)), ("limit", (None, "5"))]
+    assert client.post("/search", files=parts).json() == answer
+    parts = [("positive", (None, json.dumps(examples))), ("collection", (None, COLLECTION)), ("limit", (None, "5"))]
+    assert client.post("/search", files=parts).json() == answer
 
 
 @pytest.mark.parametrize("limit", [1, 7, 50])
@@ -371,7 +459,11 @@ def test_urls_that_may_not_be_fetched_are_refused(client: httpx.Client, url: str
      b'{"negative": ["%s"]}' % UNKNOWN.encode(), b'{"positive": ["%s"], "text": "a"}' % UNKNOWN.encode(),
      b'{"text": "a", "limit": 0}', b'{"text": "a", "limit": 101}', b'{"text": "a", "limit": 1.5}',
      b'{"text": "a", "limit": "5"}', b'{"text": "a", "min_score": 2}', b'{"text": "a", "min_score": NaN}',
-     b'{"text": "\\ud800"}', b'{"text": "a", "tag": 5}', b'{"text": "a", "colection": "x"}', b"[" * 100_000],
+     b'{"text": "\\ud800"}', b'{"text": "a", "tag": 5}', b'{"text": "a", "colection": "x"}', b"[" * 100_000,
+     b'{"positive": [{"id": "%s", "weight": 0}]}' % UNKNOWN.encode(), b'{"positive": [{"weight": 1}]}',
+     b'{"positive": [{"id": "%s", "weight": 1e999}]}' % UNKNOWN.encode(), b'{"text": "a", "metadata": {"a": {}}}',
+     b'{"positive": [{"id": "%s", "height": 1}]}' % UNKNOWN.encode(), b'{"text": "a", "metadata": []}',
+     b'{"text": "a", "created_from": 2026}', b'{"text": "a", "exact": 1}'],
 )  # fmt: skip
 def test_a_json_search_that_does_not_fit_is_refused(client: httpx.Client, body: bytes) -> None:
     response = client.post("/search", content=body, headers={"Content-Type": "application/json"})
@@ -382,7 +474,8 @@ def test_a_json_search_that_does_not_fit_is_refused(client: httpx.Client, body: 
     "fields",
     [{"colection": "x"}, {"limit": "0"}, {"limit": "x"}, {"min_score": "nan"}, {"text": "x"}, {"url": "x"},
      {"positive": UNKNOWN}, {"positive": "x"}, {"positive": "[" * 9000}, {"positive": "[1"}, {"positive": "[{}]"},
-     {"limit": ["1", "2"]}, {"cursor": "é"}],
+     {"limit": ["1", "2"]}, {"cursor": "é"}, {"exact": "x"}, {"created_to": "x"}, {"metadata": "x"}, {"metadata": "{"},
+     {"metadata": '{"a": []}'}, {"positive": '{"id": 1}'}, {"metadata": ["a=1", "a=2"]}, {"metadata": "[1]"}],
 )  # fmt: skip
 def test_a_form_search_that_does_not_fit_is_refused(client: httpx.Client, fields: Json) -> None:
     assert_problem(client.post("/search", files={"file": speckle(6)}, data=fields), 400, "invalid-request")

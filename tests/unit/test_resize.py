@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgsim.adapters import resize as module
-from imgsim.adapters.resize import resize
+from imgsim import resize as module
+from imgsim.resize import resize
 
 PHOTOGRAPHS = sorted((Path(__file__).parents[1] / "data" / "classes").rglob("*.jpg"))[::6]
 

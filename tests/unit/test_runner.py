@@ -87,9 +87,9 @@ class Index(QdrantVectorIndex):
         self._check()
         await super().delete(*arguments)
 
-    async def set_tags(self, *arguments: Any) -> None:
+    async def set_payload(self, *arguments: Any) -> None:
         self._check()
-        await super().set_tags(*arguments)
+        await super().set_payload(*arguments)
 
     async def ping(self) -> None:
         self._check()
@@ -129,6 +129,7 @@ class Stage:
         self, work: Callable[[StageContext], Awaitable[Any]], name: str = "work", after: Sequence[str] = ()
     ) -> None:
         self.name, self.after = name, after
+        self.quick = False
         self._work = work
         self.runs = 0
 
@@ -301,6 +302,37 @@ async def test_every_state_is_told_in_order(bench: Bench) -> None:
         ("indexing", "index"),
         ("done", None),
     ]
+
+
+async def test_a_quick_stage_is_noted_from_the_second_attempt_on(bench: Bench) -> None:
+    quick = raises(ValueError("once"), None, name="extra")
+    quick.quick = True
+    runner, image_id = bench.runner(EmbedStage(), quick, IndexStage()), await bench.upload()
+    with bench.events.listen() as listener:
+        failed = await bench.processed(runner, image_id)
+        assert failed.error is not None
+        assert failed.error.stage == "extra"  # though the row did not say that it ran
+        await bench.processed(runner, image_id)
+        told = [await listener.next() for _ in range(6)]
+
+    assert [(event.state, event.stage) for event in told if event] == [
+        ("embedding", "embed"),
+        ("pending", None),
+        ("embedding", "embed"),
+        ("embedding", "extra"),
+        ("indexing", "index"),
+        ("done", None),
+    ]
+
+
+async def test_a_stage_sees_in_the_row_what_stages_before_it_found(bench: Bench) -> None:
+    async def reads(ctx: StageContext) -> Any:
+        return (await ctx.ports.images.get(ctx.image.id)).features
+
+    stages = gives({"a": 1}, "first"), EmbedStage(), IndexStage(), Stage(reads, "reads")
+    image = await bench.processed(bench.runner(*stages), await bench.upload())
+
+    assert image.features == {"first": {"a": 1}, "reads": {"first": {"a": 1}}}
 
 
 async def test_results_land_in_the_features_by_stage_and_none_leaves_nothing(bench: Bench) -> None:
@@ -776,7 +808,7 @@ async def test_the_heartbeat_outlives_a_database_that_is_away(bench: Bench) -> N
         await work
 
 
-async def test_tags_that_change_while_the_job_runs_land_in_the_index(bench: Bench) -> None:
+async def test_tags_and_metadata_that_change_while_the_job_runs_land_in_the_index(bench: Bench) -> None:
     class Slow(IndexStage):
         async def run(self, ctx: StageContext) -> None:
             await super().run(ctx)
@@ -786,12 +818,14 @@ async def test_tags_that_change_while_the_job_runs_land_in_the_index(bench: Benc
     image_id = await bench.upload(tags=["old"])
     async with running(bench.runner(EmbedStage(), Slow()).process([image_id])) as work:
         await gate.entered.wait()
-        await bench.images.update(image_id, tags=["new"])
+        await bench.images.update(image_id, tags=["new"], metadata={"album": 7})
         gate.opened.set()
         await work
 
     vector = (await bench.vectors.fetch(bench.embedder.model_id, [image_id]))[image_id]
-    hits = await bench.vectors.query(bench.embedder.model_id, vector, 5, SearchFilter(tags=["new"]))
+    hits = await bench.vectors.query(
+        bench.embedder.model_id, vector, 5, SearchFilter(tags=["new"], metadata={"album": 7})
+    )
     assert [hit.id for hit in hits] == [image_id]
 
 

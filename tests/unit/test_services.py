@@ -2,8 +2,10 @@
 
 import asyncio
 import io
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,7 +31,7 @@ from imgsim.core.errors import (
     UnsupportedImage,
     WrongState,
 )
-from imgsim.core.models import Image, ImageFilter, ImageState, Point, SearchFilter, Vector, original_key
+from imgsim.core.models import Example, Image, ImageFilter, ImageState, Point, SearchFilter, Vector, original_key
 from imgsim.core.services.search import Page
 from imgsim.pipeline.stage import StageContext
 from imgsim.plugins.embed import EmbedStage
@@ -382,7 +384,7 @@ async def test_a_delete_with_the_index_away_is_done_for_the_user_and_finished_la
 
     with pytest.raises(ImageNotFound):
         await bench.images.get(image_id)
-    answer = await bench.search.similar(other, Page())
+    answer = await bench.search.similar(other, Page(), EVERYWHERE)
     assert answer.results == [], "its vector is still there, but nobody sees it"
     await bench.lifecycle.reconcile()  # warns, and leaves it for the next look
 
@@ -486,31 +488,36 @@ async def placed(bench: Bench, *vectors: Vector, **values: Any) -> list[UUID]:
     """Images that have these vectors."""
     image_ids = [await bench.done(**values) for _ in vectors]
     points = [
-        Point(image_id, vector, values.get("collection", "default"), values.get("tags", ()))
-        for image_id, vector in zip(image_ids, vectors, strict=True)
+        Point.of(await bench.images.get(image_id), vector) for image_id, vector in zip(image_ids, vectors, strict=True)
     ]
     await bench.vectors.upsert(bench.model, points)
     return image_ids
 
 
 async def similar(bench: Bench, image_id: UUID, limit: int = 10, **values: Any) -> list[UUID]:
-    answer = await bench.search.similar(image_id, Page(limit, values.pop("min_score", None)), **values)
+    answer = await bench.search.similar(image_id, Page(limit, values.pop("min_score", None)), SearchFilter(**values))
     return [hit.image.id for hit in answer.results]
 
 
-async def pages(bench: Bench, image_id: UUID, limit: int) -> AsyncIterator[list[UUID]]:
+async def pages(
+    bench: Bench, image_id: UUID, limit: int, where: SearchFilter = EVERYWHERE
+) -> AsyncIterator[list[UUID]]:
     cursor = None
     while True:
-        answer = await bench.search.similar(image_id, Page(limit, cursor=cursor))
+        answer = await bench.search.similar(image_id, Page(limit, cursor=cursor), where)
         yield [hit.image.id for hit in answer.results]
         if (cursor := answer.next_cursor) is None:
             return
 
 
+def examples(*image_ids: UUID) -> list[Example]:
+    return [Example(image_id) for image_id in image_ids]
+
+
 async def test_the_most_alike_come_first_and_the_image_itself_never(bench: Bench) -> None:
     asked, far, near, nearer = await placed(bench, axis(0), axis(0, 2), axis(0, 0.5), axis(0, 0.1))
 
-    answer = await bench.search.similar(asked, Page())
+    answer = await bench.search.similar(asked, Page(), EVERYWHERE)
 
     assert [hit.image.id for hit in answer.results] == [nearer, near, far]
     assert [hit.score for hit in answer.results] == pytest.approx([0.99504, 0.89443, 0.44721], abs=1e-4)
@@ -565,11 +572,51 @@ async def test_images_that_go_while_one_pages_hide_no_others(bench: Bench) -> No
     assert read == there
 
 
+async def test_filtered_pages_neither_repeat_nor_skip_while_images_come_and_go(bench: Bench) -> None:
+    """Of every fourth image, in pages of four, while others in front and behind come, go and change their tags."""
+    asked, *there = await placed(bench, *(axis(0, 0.02 * n) for n in range(48)), tags=["a"])
+    for image_id in there[::4]:
+        await bench.lifecycle.update(image_id, tags=["a", "b"], metadata={"album": 7})
+    where = SearchFilter(any_tags=["b", "x"], no_tags=["c"], metadata={"album": 7.0})
+    read: list[UUID] = []
+    async for page in pages(bench, asked, 4, where):
+        read += page
+        await placed(bench, axis(0, 0.001), tags=["b"], metadata={"album": 7})  # in front: it was not there at first
+        await placed(bench, axis(0, 0.97), tags=["b", "c"], metadata={"album": 7})
+        await bench.lifecycle.delete(page[0])
+        await bench.lifecycle.update(page[1], tags=["c"])
+
+    assert read == there[::4]
+
+
+async def test_changed_metadata_is_found_and_the_old_is_not(bench: Bench) -> None:
+    other, image_id = await placed(bench, axis(0), axis(0, 0.1), metadata={"album": 7, "by": "Ann"})
+    assert await similar(bench, other, metadata={"album": 7}) == [image_id]
+
+    await bench.lifecycle.update(image_id, metadata={"album": 8})
+
+    assert await similar(bench, other, metadata={"album": 7}) == []
+    assert await similar(bench, other, metadata={"album": 8}) == [image_id]
+
+
+async def test_an_image_is_found_by_the_time_at_which_it_was_stored(bench: Bench) -> None:
+    before = datetime.now(UTC)
+    other, image_id = await placed(bench, axis(0), axis(0, 0.1))
+    after = datetime.now(UTC)
+
+    assert await similar(bench, other, created_from=before, created_to=after) == [image_id]
+    assert await similar(bench, other, created_from=after) == await similar(bench, other, created_to=before) == []
+    refused = await fails(bench.search.similar(other, Page(), SearchFilter(created_from=after, created_to=before)))
+    assert "created_from" in refused
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "!!!", "W10", "bnVsbA", "WzEsMl0", "\ud800", "x" * 5000])
 async def test_a_cursor_that_no_answer_gave_is_refused(bench: Bench, cursor: str) -> None:
     asked = await bench.done()
 
-    assert "is not a cursor that an answer gave" in await fails(bench.search.similar(asked, Page(cursor=cursor)))
+    assert "is not a cursor that an answer gave" in await fails(
+        bench.search.similar(asked, Page(cursor=cursor), EVERYWHERE)
+    )
 
 
 async def test_whoever_is_in_the_index_without_a_row_is_not_found(bench: Bench) -> None:
@@ -583,11 +630,10 @@ async def test_whoever_is_in_the_index_without_a_row_is_not_found(bench: Bench) 
 async def test_an_image_that_is_not_done_yet_says_when_it_can_be_searched(bench: Bench) -> None:
     image = await bench.upload()
 
-    assert await fails(bench.search.similar(image.id, Page())) == (
-        "not-searchable: The image is created; it can be searched when it is done."
-    )
+    refused = await fails(bench.search.similar(image.id, Page(), EVERYWHERE))
+    assert re.fullmatch("not-searchable: The image is (created|pending); it can be searched when it is done.", refused)
     with pytest.raises(ImageNotFound):
-        await bench.search.similar(uuid4(), Page())
+        await bench.search.similar(uuid4(), Page(), EVERYWHERE)
 
 
 async def test_a_vector_that_is_missing_in_the_index_is_told(bench: Bench) -> None:
@@ -595,14 +641,14 @@ async def test_a_vector_that_is_missing_in_the_index_is_told(bench: Bench) -> No
     await bench.vectors.delete([image_id])
 
     with pytest.raises(NotSearchable, match="vector is not in the index"):
-        await bench.search.similar(image_id, Page())
+        await bench.search.similar(image_id, Page(), EVERYWHERE)
 
 
 async def test_examples_find_what_is_like_the_positive_and_unlike_the_negative(bench: Bench) -> None:
     good, bad, like_good, like_both = await placed(bench, axis(0), axis(1), axis(0, 0.1), axis(0, 1))
 
-    only_good = await bench.search.by_examples([good], [], Page(), EVERYWHERE)
-    answer = await bench.search.by_examples([good], [bad], Page(), EVERYWHERE)
+    only_good = await bench.search.by_examples(examples(good), [], Page(), EVERYWHERE)
+    answer = await bench.search.by_examples(examples(good), examples(bad), Page(), EVERYWHERE)
 
     assert [hit.image.id for hit in only_good.results] == [like_good, like_both, bad]
     assert [hit.image.id for hit in answer.results] == [like_good, like_both]
@@ -612,21 +658,47 @@ async def test_examples_find_what_is_like_the_positive_and_unlike_the_negative(b
 async def test_several_positive_examples_are_averaged_and_repeats_weigh(bench: Bench) -> None:
     one, two, between = await placed(bench, axis(0), axis(1), axis(0, 1))
 
-    answer = await bench.search.by_examples([one, two], [], Page(), EVERYWHERE)
+    answer = await bench.search.by_examples(examples(one, two), [], Page(), EVERYWHERE)
 
     assert [hit.image.id for hit in answer.results] == [between]
     assert answer.results[0].score == pytest.approx(1, abs=1e-5)
 
 
+async def test_weights_say_how_much_an_example_counts(bench: Bench) -> None:
+    one, two, near_one, near_two = await placed(bench, axis(0), axis(2), axis(0, 0.2), axis(2, 0.2))
+
+    async def score(positive: list[Example], negative: list[Example], of: UUID) -> float:
+        answer = await bench.search.by_examples(positive, negative, Page(), EVERYWHERE)
+        return next(hit.score for hit in answer.results if hit.image.id == of)
+
+    toward_one = [Example(one, 3), Example(two)]
+    assert await score(toward_one, [], near_one) == pytest.approx(3 / 10**0.5 / 1.04**0.5, abs=1e-5)
+    assert await score(toward_one, [], near_two) == pytest.approx(1 / 10**0.5 / 1.04**0.5, abs=1e-5)
+    # 2 mean(w p) - mean(w n): 2 of one direction, less a half of the other
+    less_two = await score([Example(one)], [Example(two, 0.5)], near_two)
+    assert less_two == pytest.approx(-0.5 / 4.25**0.5 / 1.04**0.5, abs=1e-5)
+    assert await score([Example(one)], [Example(two)], near_two) < less_two
+    huge = await score([Example(one, 3e300), Example(two, 1e300)], [], near_one)
+    assert huge == pytest.approx(await score(toward_one, [], near_one), abs=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+async def test_a_weight_is_a_number_above_0(bench: Bench, weight: float) -> None:
+    one = await bench.done()
+    for positive, negative in (([Example(one, weight)], []), (examples(one), [Example(one, weight)])):
+        refused = await fails(bench.search.by_examples(positive, negative, Page(), EVERYWHERE))
+        assert refused == f"invalid-request: The weight of an example is a number above 0, not {weight!r}."
+
+
 async def test_examples_that_say_nothing_are_refused(bench: Bench) -> None:
     one, opposite = await placed(bench, axis(0), axis(0))
 
-    assert "needs at least one positive" in await fails(bench.search.by_examples([], [one], Page(), EVERYWHERE))
+    assert "needs at least one positive" in await fails(bench.search.by_examples([], examples(one), Page(), EVERYWHERE))
     await bench.vectors.upsert(bench.model, [Point(opposite, -axis(0), "default")])
     both = [one, opposite]
-    assert "cancel each other out" in await fails(bench.search.by_examples(both, [], Page(), EVERYWHERE))
+    assert "cancel each other out" in await fails(bench.search.by_examples(examples(*both), [], Page(), EVERYWHERE))
     with pytest.raises(ImageNotFound, match=str(unknown := uuid4())):
-        await bench.search.by_examples([one], [unknown], Page(), EVERYWHERE)
+        await bench.search.by_examples(examples(one), examples(unknown), Page(), EVERYWHERE)
 
 
 async def test_a_model_without_text_says_so(bench: Bench) -> None:

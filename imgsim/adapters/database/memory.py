@@ -121,12 +121,19 @@ class MemoryImageRepository:
                 where.collection in (None, image.collection)
                 and where.state in (None, image.state)
                 and set(where.tags) <= set(image.tags)
+                and (not where.any_tags or bool(set(where.any_tags) & set(image.tags)))
+                and not set(where.no_tags) & set(image.tags)
+                and (where.created_from is None or where.created_from <= image.created_at)
+                and (where.created_to is None or image.created_at < where.created_to)
                 and (before is None or image.id < before)
             )
 
         rows = [row for row in self._alive() if fits(row.image)]
         rows.sort(key=lambda row: row.image.id, reverse=True)
         return [row.copy() for row in rows[:limit]]
+
+    async def collections(self, limit: int) -> Sequence[str]:
+        return sorted({row.image.collection for row in self._alive()})[:limit]
 
     async def counts(self) -> Mapping[ImageState, int]:
         states = [row.image.state for row in self._alive()]
@@ -163,9 +170,9 @@ class MemoryImageRepository:
             row.due_at = time.time() + lease_seconds
         return {row.image.id for row in rows}
 
-    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
+    async def advance(self, image_id: UUID, attempt: int, stage: str, features: Mapping[str, Any]) -> Image:
         row = self._claimed(image_id, attempt)
-        return row.change(stage=stage, state=STATE_OF_STAGE.get(stage, row.image.state))
+        return row.change(stage=stage, state=STATE_OF_STAGE.get(stage, row.image.state), features=_json(features))
 
     async def finish(
         self, image_id: UUID, attempt: int, features: Mapping[str, Any], embedding: EmbeddingInfo | None

@@ -15,6 +15,7 @@ from piccolo.engine.base import Engine
 from imgsim.adapters.database import piccolo_conf
 from imgsim.adapters.database.piccolo_app import APP_CONFIG
 from imgsim.core.errors import Unavailable
+from imgsim.core.threads import finished
 
 log = logging.getLogger("imgsim.database")
 
@@ -27,15 +28,27 @@ _one_at_a_time = asyncio.Lock()
 
 async def migrate(engine: Engine[Any]) -> list[str]:
     """Bring the tables of `engine` up to date, all or nothing; return the ids of the migrations that ran."""
+    return await finished(asyncio.ensure_future(_migrate(engine)))
+
+
+async def migrate_if_new(engine: Engine[Any]) -> None:
+    """Make the tables of a new database. ``Unavailable`` where an old one waits for ``imgsim migrate``:
+    what changes people's data is never done in passing."""
+    await finished(asyncio.ensure_future(_migrate_if_new(engine)))
+
+
+# Each in a task of its own: cancelled amid a transaction, Piccolo leaves its connection open, and with it a thread
+# that the process would wait for when it ends.
+
+
+async def _migrate(engine: Engine[Any]) -> list[str]:
     async with _manager(engine) as manager:
         waiting = await _waiting(manager)
         await _run(manager)
         return waiting
 
 
-async def migrate_if_new(engine: Engine[Any]) -> None:
-    """Make the tables of a new database. ``Unavailable`` where an old one waits for ``imgsim migrate``:
-    what changes people's data is never done in passing."""
+async def _migrate_if_new(engine: Engine[Any]) -> None:
     async with _manager(engine) as manager:
         waiting = await _waiting(manager)
         if waiting and await Migration.get_migrations_which_ran(app_name=APP_CONFIG.app_name):

@@ -51,8 +51,8 @@ class PiccoloJobs:
         (rows,) = await self._session.execute(statement, synced=False)
         return {uuid_of(row["id"]) for row in rows}
 
-    async def advance(self, image_id: UUID, attempt: int, stage: str) -> Image:
-        values: dict[str, Any] = {"stage": stage}
+    async def advance(self, image_id: UUID, attempt: int, stage: str, features: Mapping[str, Any]) -> Image:
+        values: dict[str, Any] = {"stage": stage, "features": json_of(features)}
         if stage in STATE_OF_STAGE:
             values["state"] = STATE_OF_STAGE[stage].value
         return await self._change_claimed(image_id, attempt, values)

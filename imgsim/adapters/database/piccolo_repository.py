@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Self
 from uuid import UUID
 
-from piccolo.columns.combination import WhereRaw
 from piccolo.query.functions import Count
 from piccolo.querystring import QueryString
 
@@ -19,8 +18,6 @@ from imgsim.core.errors import ImageNotFound, WrongState
 from imgsim.core.models import Image, ImageFilter, ImageState
 
 _SECONDS_TO_COUNT = 60.0
-_TAGS_ONE_BY_ONE = 8
-"""Tags to filter by that get a condition of their own, which is fast; SQLite takes no hundred of them."""
 
 
 class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingCache):
@@ -78,15 +75,17 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingC
         return image_of(rows[0]) if rows else None
 
     async def list(self, where: ImageFilter, limit: int, before: UUID | None = None) -> Sequence[Image]:
-        tags = [*dict.fromkeys(where.tags)]
-        one_by_one, together = tags[:_TAGS_ONE_BY_ONE], tags[_TAGS_ONE_BY_ONE:]
-        conditions: list[Any] = [
-            WhereRaw("id IN (SELECT image FROM image_tag WHERE tag = {})", tag) for tag in one_by_one
-        ]
-        if together:
-            places = ", ".join("{}" for _ in together)
-            with_all = f"SELECT image FROM image_tag WHERE tag IN ({places}) GROUP BY image HAVING COUNT(*) = {{}}"
-            conditions.append(WhereRaw(f"id IN ({with_all})", *together, len(together)))
+        conditions: list[Any] = statements.with_tags(where.tags, where.any_tags, where.no_tags)
+        if where.created_from is not None:
+            conditions += [
+                self._image.created_at >= where.created_from,
+                self._image.id >= statements.oldest_id(where.created_from),
+            ]
+        if where.created_to is not None:
+            conditions += [
+                self._image.created_at < where.created_to,
+                self._image.id <= statements.newest_id(where.created_to),
+            ]
         if where.collection is not None:
             conditions.append(self._image.collection == where.collection)
         if where.state is not None:
@@ -96,6 +95,9 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingC
         query = self._image.select(QueryString(statements.COLUMNS)).where(*conditions, self._alive)
         rows = await self._select(query.order_by(self._image.id, ascending=False).limit(limit))
         return [image_of(row) for row in rows]
+
+    async def collections(self, limit: int) -> Sequence[str]:
+        return sorted(row["name"] for row in await self._session.select(statements.collections(limit)))
 
     async def counts(self) -> Mapping[ImageState, int]:
         """Exact, so it reads an index entry for every image: about 0.3 s for each million."""

@@ -9,19 +9,28 @@ what is due, claimed or deleted: it takes them for empty while its statistics ar
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from piccolo.columns.combination import WhereRaw
 from piccolo.querystring import QueryString
 
 from imgsim.adapters.database.session import Dialect
 from imgsim.adapters.database.tables import ImageRow
-from imgsim.core.models import STATE_OF_STAGE, ImageState
+from imgsim.core.models import STATE_OF_STAGE, ImageState, least_id_at
 
 COLUMNS = ", ".join(f'"{column._meta.db_column_name}"' for column in ImageRow._meta.columns)
 
 Time = datetime | QueryString
+
+_TAGS_ONE_BY_ONE = 8
+"""Tags to filter by that get a condition of their own, which is fast; SQLite takes no hundred of them."""
+
+_CLOCKS = timedelta(days=1)
+_ANNOUNCED = timedelta(days=8)
+"""How much older an id may be than its image: as long as an announced upload may wait (``upload.reservation_seconds``),
+and what the clocks may differ by."""
 
 _CLAIMED = "id = {} AND attempts = {} AND COALESCE(owner, '') <> '' AND deleted_at IS NULL"
 
@@ -127,6 +136,50 @@ def select_images(dialect: Dialect, image_ids: Sequence[UUID]) -> QueryString:
 def select_by_bytes(collection: str, sha256: str) -> QueryString:
     sql = f"SELECT {COLUMNS} FROM image WHERE collection = {{}} AND sha256 = {{}} AND deleted_at IS NULL"
     return QueryString(sql, collection, sha256)
+
+
+def with_tags(tags: Sequence[str], any_tags: Sequence[str], no_tags: Sequence[str]) -> list[WhereRaw]:
+    """Conditions on an image: it has all of `tags`, at least one of `any_tags`, none of `no_tags`."""
+    tags = [*dict.fromkeys(tags)]
+    one_by_one, together = tags[:_TAGS_ONE_BY_ONE], tags[_TAGS_ONE_BY_ONE:]
+    found = [WhereRaw("id IN (SELECT image FROM image_tag WHERE tag = {})", tag) for tag in one_by_one]
+    if together:
+        with_all = (
+            f"SELECT image FROM image_tag WHERE tag IN ({_places(together)}) GROUP BY image HAVING COUNT(*) = {{}}"
+        )
+        found.append(WhereRaw(f"id IN ({with_all})", *together, len(together)))
+    if any_tags:
+        found.append(WhereRaw(f"id IN (SELECT image FROM image_tag WHERE tag IN ({_places(any_tags)}))", *any_tags))
+    if no_tags:
+        one = f"SELECT 1 FROM image_tag WHERE image_tag.image = image.id AND tag IN ({_places(no_tags)})"
+        found.append(WhereRaw(f"NOT EXISTS ({one})", *no_tags))
+    return found
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("{}" for _ in values)
+
+
+def collections(limit: int) -> QueryString:
+    """From one name to the next by the index ``image_bytes_once``: a look for each collection, not for each row."""
+    after = "SELECT collection FROM image WHERE deleted_at IS NULL {} ORDER BY collection LIMIT 1"
+    first, following = after.format(""), after.format("AND collection > names.name")
+    return QueryString(
+        f"WITH RECURSIVE names (name) AS (SELECT * FROM ({first}) AS first "
+        f"UNION ALL SELECT ({following}) FROM names WHERE name IS NOT NULL) "
+        "SELECT name FROM names WHERE name IS NOT NULL LIMIT {}",
+        limit,
+    )
+
+
+def oldest_id(created_from: datetime) -> UUID:
+    """No image that was created at this time or later has an id below: ids are made at most so long before."""
+    return least_id_at(created_from, -_ANNOUNCED)
+
+
+def newest_id(created_to: datetime) -> UUID:
+    """No image that was created before this time has an id above, as far as clocks agree to a day."""
+    return least_id_at(created_to, _CLOCKS)
 
 
 def _update(which: QueryString, lock: str, changes: QueryString, returning: str) -> QueryString:

@@ -13,9 +13,9 @@ from imgsim.adapters.batcher import Batcher
 from imgsim.adapters.embedding import PACKAGED
 from imgsim.adapters.embedding.checks import check_pictures, text_not_supported, unit_rows
 from imgsim.adapters.embedding.onnx_session import open_session
-from imgsim.adapters.resize import resize
 from imgsim.core.errors import ModelError, Unavailable
 from imgsim.core.models import Picture, Vector, Vectors
+from imgsim.resize import resize
 
 WEIGHTS = Path(__file__).parent / "weights" / "efficientnet_lite0.onnx"
 SIZE = 224

@@ -3,14 +3,17 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.plugins.prometheus import PrometheusConfig
 
 from imgsim.adapters.http.auth import api_key_guard
+from imgsim.adapters.http.collections import list_collections
 from imgsim.adapters.http.encode import describe, encode
 from imgsim.adapters.http.events import EventsController
+from imgsim.adapters.http.files import FilesController
 from imgsim.adapters.http.images import ImagesController
+from imgsim.adapters.http.imports import ImportsController
 from imgsim.adapters.http.openapi import openapi_config
 from imgsim.adapters.http.operations import OperationsController
 from imgsim.adapters.http.page import PageController
@@ -20,10 +23,11 @@ from imgsim.adapters.http.services import Services
 from imgsim.adapters.http.sessions import SessionController
 
 _MOST_ENCODED_FILES = 64
+_LARGEST_FIELDS = 1 << 20  # of a form, beside its file
 
 
 _ROUTES: Mapping[str, Sequence[Any]] = {
-    "images": [ImagesController, SearchController, EventsController],
+    "images": [ImagesController, FilesController, SearchController, EventsController, list_collections],
     "encode": [encode, describe],
     "operations": [OperationsController],
     "page": [PageController, SessionController],
@@ -32,8 +36,12 @@ _ROUTES: Mapping[str, Sequence[Any]] = {
 
 def create_app(services: Services, routes: Collection[str]) -> Litestar:
     """The groups of `routes` over `services`. Opens nothing: the container has opened the adapters."""
+    handlers = [handler for group in sorted(routes) for handler in _ROUTES[group]]
+    if "images" in routes:
+        largest = services.max_import_bytes + _LARGEST_FIELDS
+        handlers.append(Router("/", route_handlers=[ImportsController], request_max_body_size=largest))
     return Litestar(
-        route_handlers=[handler for group in sorted(routes) for handler in _ROUTES[group]],
+        route_handlers=handlers,
         dependencies={"services": Provide(lambda: services, sync_to_thread=False, use_cache=True)},
         exception_handlers=EXCEPTION_HANDLERS,
         guards=[api_key_guard(services.api_keys, services.loopback_only)],

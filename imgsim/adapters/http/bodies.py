@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
@@ -65,23 +66,55 @@ async def read_form(request: AnyRequest, max_file_bytes: int, max_files: int = 1
     Files are the parts named ``file``. Raises ``InvalidRequest`` and ``TooLarge``, the latter as soon
     as a file grows beyond `max_file_bytes`.
     """
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != "multipart/form-data" or not options.get("boundary"):
-        raise InvalidRequest("The body must be multipart/form-data, with the image in the field 'file'.")
     with ExitStack() as opened:
-        form = Form()
+        reader = FormReader(request, opened, FormLimits(max_file_bytes, max_files))
+        async for chunk in body_chunks(request):
+            reader.take(chunk)
+        yield reader.end()
+
+
+@dataclass(frozen=True, slots=True)
+class FormLimits:
+    file_bytes: int
+    files: int = 1
+    setting: str = "upload.max_bytes"
+    """What says `file_bytes`."""
+    folder: Path | None = None
+    """Where files are written, without a name; None: small ones stay in memory."""
+
+
+class FormReader:
+    """Takes a multipart form in pieces. `opened` closes the files of it."""
+
+    def __init__(self, request: AnyRequest, opened: ExitStack, limits: FormLimits) -> None:
+        kind, options = parse_options_header(request.headers.get("content-type", ""))
+        if kind != "multipart/form-data" or not options.get("boundary"):
+            raise InvalidRequest("The body must be multipart/form-data, with the file in the field 'file'.")
+        self._parser = opened.enter_context(PushMultipartParser(options["boundary"], max_segment_count=_MOST_PARTS))
+        self._opened = opened
+        self._limits = limits
+        self._form = Form()
+        self._sink: _Sink | None = None
+
+    def take(self, chunk: bytes) -> None:
+        with self._translated():
+            for part in self._parser.parse(chunk):
+                if isinstance(part, MultipartSegment):
+                    self._sink = _Sink.of(part, self._form, self._opened, self._limits)
+                elif part and self._sink:
+                    self._sink.write(bytes(part))
+                elif self._sink:
+                    self._sink.end()
+
+    def end(self) -> Form:
+        with self._translated():
+            self._parser.close()
+        return self._form
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            parser = opened.enter_context(PushMultipartParser(options["boundary"], max_segment_count=_MOST_PARTS))
-            sink: _Sink | None = None
-            async for chunk in _chunks(request):
-                for part in parser.parse(chunk):
-                    if isinstance(part, MultipartSegment):
-                        sink = _Sink.of(part, form, opened, max_file_bytes, max_files)
-                    elif part and sink:
-                        sink.write(bytes(part))
-                    elif sink:
-                        sink.end()
-            parser.close()
+            yield
         except OSError as error:
             raise Unavailable(f"The upload cannot be kept while it comes in: {error.strerror}.") from error
         except ParserLimitReached as error:
@@ -91,14 +124,14 @@ async def read_form(request: AnyRequest, max_file_bytes: int, max_files: int = 1
         except MultipartError as error:
             reason = error.args[0] if error.args else "it cannot be parsed"  # further arguments are for programmers
             raise InvalidRequest(f"The body is not valid multipart/form-data: {reason}.") from error
-        yield form
 
 
 class _Sink:
     """Where the bytes of one part go."""
 
-    def __init__(self, name: str, into: UploadedFile | bytearray, limit: int, form: Form) -> None:
+    def __init__(self, name: str, into: UploadedFile | bytearray, limit: int, form: Form, setting: str = "") -> None:
         self._name = name
+        self._setting = setting and f" ({setting})"
         self._into = into
         self._limit = limit
         self._form = form
@@ -106,23 +139,23 @@ class _Sink:
         self._digest = hashlib.sha256()
 
     @classmethod
-    def of(cls, part: MultipartSegment, form: Form, opened: ExitStack, max_file_bytes: int, max_files: int) -> "_Sink":
+    def of(cls, part: MultipartSegment, form: Form, opened: ExitStack, limits: FormLimits) -> "_Sink":
         if part.name != "file":
             if part.filename:
                 raise InvalidRequest(f"The file must come in the field 'file', not {part.name[:80]!r}.")
             return cls(part.name, bytearray(), _LARGEST_FIELD, form)
-        if len(form.files) == max_files:
-            raise InvalidRequest(f"At most {max_files} file{'s' * (max_files > 1)} can come in one request.")
-        spooled = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (closed with `opened`)
-        file = cast("BinaryIO", opened.enter_context(spooled))
+        if len(form.files) == limits.files:
+            raise InvalidRequest(f"At most {limits.files} file{'s' * (limits.files > 1)} can come in one request.")
+        make: Any = tempfile.SpooledTemporaryFile if limits.folder is None else tempfile.TemporaryFile
+        options = {"max_size": _IN_MEMORY} if limits.folder is None else {"dir": limits.folder}
+        file = cast("BinaryIO", opened.enter_context(make(**options)))
         form.files.append(UploadedFile(file, part.filename or ""))
-        return cls(part.name, form.files[-1], max_file_bytes, form)
+        return cls(part.name, form.files[-1], limits.file_bytes, form, limits.setting)
 
     def write(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > self._limit:
-            setting = " (upload.max_bytes)" if self._name == "file" else ""
-            raise TooLarge(f"The field {self._name[:80]!r} has more than {self._limit} bytes{setting}.")
+            raise TooLarge(f"The field {self._name[:80]!r} has more than {self._limit} bytes{self._setting}.")
         if isinstance(self._into, bytearray):
             self._into += data
         else:
@@ -145,7 +178,7 @@ async def read_raw(request: AnyRequest, max_bytes: int) -> AsyncIterator[BinaryI
     """The whole body as a file that lives as long as the context. ``TooLarge``."""
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
         size = 0
-        async for chunk in _chunks(request):
+        async for chunk in body_chunks(request):
             size += len(chunk)
             if size > max_bytes:
                 raise TooLarge(f"The body has more than {max_bytes} bytes (upload.max_bytes).")
@@ -157,7 +190,7 @@ async def read_raw(request: AnyRequest, max_bytes: int) -> AsyncIterator[BinaryI
 async def read_bytes(request: AnyRequest, max_bytes: int, what: str) -> bytearray:
     """The whole body, in memory. ``TooLarge`` says so of `what`."""
     body = bytearray()
-    async for chunk in _chunks(request):
+    async for chunk in body_chunks(request):
         body += chunk
         if len(body) > max_bytes:
             raise TooLarge(f"{what} has more than {max_bytes} bytes.")
@@ -188,7 +221,7 @@ def convert(values: dict[str, Any], kind: type[T]) -> T:
         raise InvalidRequest(f"The form does not fit: {error}.") from error
 
 
-async def _chunks(request: AnyRequest) -> AsyncIterator[bytes]:
+async def body_chunks(request: AnyRequest) -> AsyncIterator[bytes]:
     # Closed by hand: a generator left half read would be finalised by the garbage collector.
     async with contextlib.aclosing(request.stream()) as stream:
         try:

@@ -1,29 +1,24 @@
 """``/images``: upload, announce, read, list, change, delete, retry."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
-from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import FromPath, FromQuery, QueryParameter
-from litestar.response import Redirect, Stream
 from litestar.status_codes import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, parse_json, read_form, read_json
+from imgsim.adapters.http.filters import AnyTags, CreatedFrom, CreatedTo, NotTags, Tags
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
-from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState, original_key
-from imgsim.core.services.ingest import valid_filter
+from imgsim.core.filters import parse_time, valid_filter
+from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most, 1 to 100.")]
-Tags = Annotated[
-    list[str] | None, QueryParameter(name="tag", description="Only those with this tag; repeat it: all must match.")
-]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
 
 
@@ -142,6 +137,10 @@ class ImagesController(Controller):
         collection: FromQuery[str | None] = None,
         image_state: Annotated[ImageState | None, QueryParameter(name="state")] = None,
         tag: Tags = None,
+        any_tag: AnyTags = None,
+        not_tag: NotTags = None,
+        created_from: CreatedFrom = None,
+        created_to: CreatedTo = None,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> ImagePage:
@@ -150,7 +149,16 @@ class ImagesController(Controller):
             before = UUID(cursor) if cursor else None
         except ValueError as error:
             raise InvalidRequest(f"{str(cursor)[:80]!r} is not a cursor that a list gave.") from error
-        where = ImageFilter(collection, image_state, valid_filter(tag or ()))
+        where = ImageFilter(
+            collection,
+            image_state,
+            tag or (),
+            any_tag or (),
+            not_tag or (),
+            parse_time(created_from, "created_from") if created_from is not None else None,
+            parse_time(created_to, "created_to") if created_to is not None else None,
+        )
+        valid_filter(where)
         images = await services.images().list(where, limit + 1, before)
         page = images[:limit]
         return ImagePage(page, str(page[-1].id) if len(images) > limit else None)
@@ -176,38 +184,6 @@ class ImagesController(Controller):
         body = msgspec.to_builtins(image)
         body["embedding"]["vector"] = values.tolist()
         return Response(body)
-
-    @get(
-        "/{image_id:uuid}/file",
-        summary="The bytes as uploaded",
-        responses={
-            200: openapi.answer(bytes, "The bytes", "image/*"),
-            304: openapi.answer(None, "The bytes that you have, by `If-None-Match`"),
-            307: openapi.answer(None, "They are there"),
-            **openapi.problems(404, 503),
-        },
-    )
-    async def get_file(self, request: AnyRequest, services: Injected, image_id: FromPath[UUID]) -> Response[Any]:
-        """A redirect to a presigned URL where the object store has them."""
-        image = await services.images().get(image_id)
-        objects = services.objects()
-        url = await objects.presign_get(original_key(image_id), services.presign_seconds, image.filename)
-        if url is not None:
-            return Redirect(url, status_code=307)
-        headers = {
-            "ETag": f'"{image.sha256}"',
-            "Cache-Control": "private, max-age=31536000, immutable",
-            "Content-Disposition": f"inline; filename*=UTF-8''{quote(image.filename or str(image.id), safe='')}",
-            "X-Content-Type-Options": "nosniff",
-        }
-        known = request.headers.get("if-none-match", "")
-        if headers["ETag"] in known or known.strip() == "*":
-            return Response(None, status_code=304, headers=headers)
-        # The first chunk is read before the answer begins, so that a missing object is an error, not half an answer.
-        chunks = objects.get(original_key(image_id))
-        first = await anext(chunks, b"")
-        headers["Content-Length"] = str(image.bytes)
-        return Stream(_rest(first, chunks), media_type=image.content_type, headers=headers)
 
     @patch(
         "/{image_id:uuid}",
@@ -236,13 +212,6 @@ class ImagesController(Controller):
     )
     async def retry_image(self, services: Injected, image_id: FromPath[UUID]) -> Image:
         return await services.lifecycle().retry(image_id)
-
-
-async def _rest(first: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    async with aclosing(chunks):  # also when the client leaves halfway
-        yield first
-        async for chunk in chunks:
-            yield chunk
 
 
 def _metadata(text: str) -> dict[str, Any]:

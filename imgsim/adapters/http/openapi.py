@@ -45,7 +45,11 @@ _IMAGE = {
     "created_at": "2026-01-01T12:00:00Z",
     "updated_at": "2026-01-01T12:00:01Z",
 }
-_ANSWER = {"model": "efficientnet-lite0@1", "results": [{"image": _IMAGE, "score": 0.8312}], "next_cursor": None}
+_ANSWER = {
+    "model": "efficientnet-lite0@1",
+    "results": [{"image": _IMAGE, "score": 0.8312, "percentile": 99.7}],
+    "next_cursor": None,
+}
 
 
 def _example(summary: str, value: dict[str, Any]) -> Example:
@@ -88,10 +92,12 @@ class Readiness:
 _PROBLEMS = {
     400: "A value of the request cannot be used",
     401: "This needs an API key",
+    403: "This is not allowed",
     404: "There is no such image",
     409: "The image is not in a state that allows this",
     413: "Too large",
     415: "Not an image of a format that is read here",
+    416: "The range begins past the end of the file",
     422: "The image is broken or too large in pixels, or the model cannot do this",
     503: "A part that this needs is away; try again after `Retry-After` seconds",
 }
@@ -180,15 +186,40 @@ upload_body = _operation(
 )
 
 
+import_body = _operation(
+    {
+        "multipart/form-data": _form(
+            {
+                "file": Schema(
+                    type=OpenAPIType.STRING,
+                    format=OpenAPIFormat.BINARY,
+                    description="A .zip, .tar (.gz, .bz2, .xz), .csv, .tsv, .parquet or .txt file.",
+                ),
+                "url": _text("Instead of a file: `s3://bucket/prefix`, where `imports.s3` lets it be read."),
+                "collection": _text("Where the images belong; `default` if left out."),
+                "tags": _list("Of every image; may repeat."),
+            },
+            [],
+        )
+    }
+)
+
+
 def search_body(kind: type[msgspec.Struct]) -> type[Operation]:
     json_example = {"positive": [_IMAGE_ID], "negative": [], "limit": 10, "tag": ["cat"]}
     form = _form(
         {
             "file": _FILE,
             "collection": _text("Only in this collection; all if left out."),
-            "tag": _list("Only those with this tag; may repeat."),
+            "tag": _list("Only those with this tag; may repeat: all must match."),
+            "any_tag": _list("Only those with this tag; may repeat: one must match."),
+            "not_tag": _list("Only those without this tag; may repeat."),
+            "created_from": _text("Stored at this date or date-time (RFC 3339) or later."),
+            "created_to": _text("Stored before this date or date-time (RFC 3339)."),
+            "metadata": _list("`key=value`, may repeat; or once as a JSON object of scalars."),
             "limit": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=100, default=10),
             "min_score": Schema(type=OpenAPIType.NUMBER, minimum=-1, maximum=1),
+            "exact": Schema(type=OpenAPIType.BOOLEAN, default=False),
             "cursor": _text("`next_cursor` of the page before."),
         },
         ["file"],
@@ -225,6 +256,7 @@ def openapi_config() -> OpenAPIConfig:
         security=[{}, {"bearer": []}, {"key": []}, {"session": []}],
         tags=[
             Tag("images", "Upload, read, change and delete images."),
+            Tag("imports", "Many images at once."),
             Tag("search", "What looks like this?"),
             Tag("encode", "Embeddings without storing anything."),
             Tag("events", "State changes as they happen."),

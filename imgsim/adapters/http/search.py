@@ -1,5 +1,6 @@
 """``/images/{id}/similar`` and ``/search``."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,11 +10,25 @@ from litestar.params import FromPath, QueryParameter
 
 from imgsim.adapters.http import openapi
 from imgsim.adapters.http.bodies import AnyRequest, convert, media_type, parse_json, read_form, read_json
-from imgsim.adapters.http.images import Cursor, Limit, Tags
+from imgsim.adapters.http.filters import (
+    AnyTags,
+    CreatedFrom,
+    CreatedTo,
+    Metadata,
+    NotTags,
+    Tags,
+)
+from imgsim.adapters.http.images import Cursor, Limit
 from imgsim.adapters.http.services import Injected, Services
 from imgsim.core.errors import InvalidRequest
-from imgsim.core.models import SearchAnswer, SearchFilter
+from imgsim.core.filters import parse_filter, parse_metadata
+from imgsim.core.models import Example, SearchAnswer, SearchFilter
 from imgsim.core.services.search import Page
+
+
+class WeightedExample(msgspec.Struct, forbid_unknown_fields=True):
+    id: UUID
+    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
 class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -21,24 +36,38 @@ class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
 
     text: str | None = None
     url: str | None = None
-    positive: list[UUID] = []
-    negative: list[UUID] = []
+    positive: list[UUID | WeightedExample] = []
+    negative: list[UUID | WeightedExample] = []
     collection: str | None = None
     tag: str | list[str] = []
+    any_tag: str | list[str] = []
+    not_tag: str | list[str] = []
+    created_from: str | None = None
+    created_to: str | None = None
+    metadata: dict[str, Any] = {}
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
     min_score: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
+    exact: bool = False
     cursor: str | None = None
 
     @property
     def page(self) -> Page:
-        return Page(self.limit, self.min_score, self.cursor)
+        return Page(self.limit, self.min_score, self.cursor, self.exact)
 
     @property
     def where(self) -> SearchFilter:
-        return SearchFilter(self.collection, [self.tag] if isinstance(self.tag, str) else self.tag)
+        return parse_filter(
+            collection=self.collection,
+            tag=_listed(self.tag),
+            any_tag=_listed(self.any_tag),
+            not_tag=_listed(self.not_tag),
+            created_from=self.created_from,
+            created_to=self.created_to,
+            metadata=self.metadata,
+        )
 
 
-_LISTS = {"positive", "negative", "tag"}
+_LISTS = {"positive", "negative", "tag", "any_tag", "not_tag", "metadata"}
 _FIELDS = {field.name for field in msgspec.structs.fields(SearchBody)}
 
 
@@ -62,10 +91,30 @@ class SearchController(Controller):
             float | None, QueryParameter(ge=-1, le=1, description="Cosine similarity at least.")
         ] = None,
         tag: Tags = None,
+        any_tag: AnyTags = None,
+        not_tag: NotTags = None,
+        created_from: CreatedFrom = None,
+        created_to: CreatedTo = None,
+        metadata: Metadata = None,
+        exact: Annotated[
+            bool, QueryParameter(description="Compare every full vector: no result is missed, and it takes longer.")
+        ] = False,
         cursor: Cursor = None,
     ) -> SearchAnswer:
-        """In the image's own collection, best first; the image itself is not among them."""
-        return await services.search().similar(image_id, Page(limit, min_score, cursor), tag or ())
+        """In the image's own collection, best first; the image itself is not among them.
+
+        `percentile` is the place of a score among those of random pairs of the collection: 99.7 is more alike than
+        997 of 1000 pairs.
+        """
+        where = parse_filter(
+            tag=tag,
+            any_tag=any_tag,
+            not_tag=not_tag,
+            created_from=created_from,
+            created_to=created_to,
+            metadata=metadata,
+        )
+        return await services.search().similar(image_id, Page(limit, min_score, cursor, exact), where)
 
     @post(
         "/search",
@@ -92,6 +141,9 @@ class SearchController(Controller):
             values: dict[str, Any] = {
                 name: _flat(form.fields[name]) if name in _LISTS else form.one(name) for name in form.fields
             }
+            values |= {name: _objects(values[name]) for name in ("positive", "negative", "metadata") if name in values}
+            if values.get("metadata"):
+                values["metadata"] = _pairs(values["metadata"])
             body = convert({name: value for name, value in values.items() if value not in ("", [])}, SearchBody)
             if not form.files:
                 return await self._by_body(body, services)
@@ -110,11 +162,37 @@ class SearchController(Controller):
             return await services.search().by_picture(found.picture, body.page, body.where)
         if body.text is not None:
             return await services.search().by_text(body.text, body.page, body.where)
-        return await services.search().by_examples(body.positive, body.negative, body.page, body.where)
+        positive, negative = _examples(body.positive), _examples(body.negative)
+        return await services.search().by_examples(positive, negative, body.page, body.where)
 
 
-def _flat(values: list[str]) -> list[str]:
+def _examples(given: Sequence[UUID | WeightedExample]) -> list[Example]:
+    return [Example(each) if isinstance(each, UUID) else Example(each.id, each.weight) for each in given]
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _flat(values: list[str]) -> list[Any]:
     """A list in a form: the field repeated, or once as a JSON list."""
     if len(values) == 1 and values[0].lstrip().startswith("["):
-        return parse_json(values[0], list[str], f"{values[0][:80]!r}")
+        return parse_json(values[0], list[Any], f"{values[0][:80]!r}")
     return [value for value in values if value]
+
+
+def _objects(values: list[Any]) -> list[Any]:
+    """Those of `values` that are a JSON object as a text, as objects."""
+    return [
+        parse_json(value, dict[str, Any], f"{value[:80]!r}")
+        if isinstance(value, str) and value.lstrip().startswith("{")
+        else value
+        for value in values
+    ]
+
+
+def _pairs(given: list[Any]) -> Any:
+    """``metadata`` in a form: once as a JSON object, or as ``key=value``, repeated."""
+    if len(given) == 1 and isinstance(given[0], dict):
+        return given[0]
+    return parse_metadata([each if isinstance(each, str) else "" for each in given])

@@ -9,15 +9,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Self, TypeVar
 from uuid import uuid4
 
 import portalocker
 
 from imgsim.adapters.objects import CHUNK_BYTES, TEMPORARY, check_key, check_prefix, check_range, is_key
-from imgsim.adapters.objects.threads import finished
 from imgsim.core.errors import InvalidRequest, ObjectNotFound, Unavailable
 from imgsim.core.models import ObjectInfo, PresignedPut
+from imgsim.core.threads import finished
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class FileObjectStore:
         self._root = root
         self._temporary = root / TEMPORARY
         self._durable: set[Path] = set()  # folders whose entry in their parent is known to be on disk
+        self._folders = Lock()  # who removes an empty folder, and who puts something into it
 
     async def __aenter__(self) -> Self:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="imgsim-objects")
@@ -55,9 +57,9 @@ class FileObjectStore:
         """Write a file: a full disk, a read-only one and one that is gone all look well to a stat."""
         await self._in_thread(self._probe)
 
-    async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
+    async def put(self, key: str, source: BinaryIO, content_type: str, durable: bool = True) -> int:
         check_key(key)
-        return await self._in_thread(self._write, self._root / key, source)
+        return await self._in_thread(self._write, self._root / key, source, durable)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         check_key(key)
@@ -137,7 +139,7 @@ class FileObjectStore:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _write(self, path: Path, source: BinaryIO) -> int:
+    def _write(self, path: Path, source: BinaryIO, durable: bool) -> int:
         temporary = self._temporary / uuid4().hex
         try:
             source.seek(0)
@@ -145,28 +147,31 @@ class FileObjectStore:
                 while chunk := source.read(CHUNK_BYTES):
                     file.write(chunk)
                 size = file.tell()
-                file.flush()
-                os.fsync(file.fileno())
-            self._move(temporary, path)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            self._move(temporary, path, self._make_folder if durable else _make_folder_some_time)
+            if durable:
+                self._sync(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         return size
 
-    def _move(self, temporary: Path, path: Path) -> None:
+    def _move(self, temporary: Path, path: Path, make_folder: Callable[[Path], None]) -> None:
         try:
-            self._make_folder(path.parent)
-            try:
-                temporary.replace(path)
-            except FileNotFoundError:
-                # Someone has removed the folder since we made it.
-                self._durable = {self._root}
-                self._make_folder(path.parent)
-                temporary.replace(path)
+            with self._folders:
+                make_folder(path.parent)
+                try:
+                    temporary.replace(path)
+                except FileNotFoundError:
+                    # Another process has removed the folder since we made it.
+                    self._durable = {self._root}
+                    make_folder(path.parent)
+                    temporary.replace(path)
         except (IsADirectoryError, NotADirectoryError) as error:
             key = path.relative_to(self._root).as_posix()
             raise InvalidRequest(f"The object key {key!r} cannot be used: a key is no folder of others.") from error
-        _sync_folder(path.parent)
 
     def _make_folder(self, folder: Path) -> None:
         """Make `folder` below the root. One that is there already may still be on its way to the disk."""
@@ -187,7 +192,19 @@ class FileObjectStore:
     def _remove(self, path: Path) -> None:
         if self._is_object(path):
             path.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            self._sync(path.parent)
+            with self._folders, suppress(OSError):  # others are in it
+                path.parent.rmdir()
+                self._durable.discard(path.parent)
+
+    def _sync(self, folder: Path) -> None:
+        """Make the names in `folder` durable; when the last has gone since, and it with them, that."""
+        try:
+            _sync_folder(folder)
+        except FileNotFoundError:
+            if folder == self._root:
+                raise
+            self._sync(folder.parent)
 
     def _is_object(self, path: Path) -> bool:
         if path.is_file():
@@ -254,6 +271,12 @@ def _describe(key: str, entry: os.DirEntry[str]) -> ObjectInfo | None:
     except FileNotFoundError:  # deleted since the folder was read
         return None
     return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _make_folder_some_time(folder: Path) -> None:
+    """On disk some time after. A file in its place is for the caller to find."""
+    with suppress(FileExistsError):
+        folder.mkdir(parents=True)
 
 
 def _sync_folder(folder: Path) -> None:

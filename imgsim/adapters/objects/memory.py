@@ -24,7 +24,7 @@ class MemoryObjectStore:
     async def ping(self) -> None:
         """Always there."""
 
-    async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
+    async def put(self, key: str, source: BinaryIO, content_type: str, durable: bool = True) -> int:
         check_key(key)
         source.seek(0)
         content = source.read()

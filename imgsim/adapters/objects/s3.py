@@ -6,12 +6,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, BinaryIO, Self
 from urllib.parse import quote
 
-import aioboto3
-from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from imgsim import __version__
 from imgsim.adapters.objects import CHUNK_BYTES, check_key, check_prefix, check_range, is_key
+from imgsim.adapters.objects.s3_client import connect, open_session, region_of
 from imgsim.adapters.objects.s3_errors import CALL_SECONDS, http_status, translated
 from imgsim.adapters.objects.s3_location import S3Location
 from imgsim.adapters.objects.s3_room import Room
@@ -44,20 +42,18 @@ class S3ObjectStore:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             try:
-                session = aioboto3.Session()
-                self._region = self._location.region or session.region_name or "us-east-1"
-                has_credentials = await session.get_credentials() is not None
-                self._client = await opening.enter_async_context(self._connect(session, self._location.endpoint))
+                session = await open_session()
+                self._region = region_of(self._location, session)
+                self._client = await opening.enter_async_context(
+                    connect(session, self._location.endpoint, self._region)
+                )
                 self._signer = self._client
                 if self._public_endpoint and self._public_endpoint != self._location.endpoint:
-                    self._signer = await opening.enter_async_context(self._connect(session, self._public_endpoint))
+                    self._signer = await opening.enter_async_context(
+                        connect(session, self._public_endpoint, self._region)
+                    )
             except (BotoCoreError, ValueError) as error:
                 raise SettingsError(f"The S3 settings cannot be used: {error}") from error
-            if not has_credentials:
-                raise SettingsError(
-                    "No S3 credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                    "or another of the sources that AWS's tools read."
-                )
             async with self._translated():
                 await self._ensure_bucket()
             self._opened = opening.pop_all()
@@ -70,7 +66,7 @@ class S3ObjectStore:
         async with self._translated(seconds=_PING_SECONDS):
             await self._check_bucket()
 
-    async def put(self, key: str, source: BinaryIO, content_type: str) -> int:
+    async def put(self, key: str, source: BinaryIO, content_type: str, durable: bool = True) -> int:
         target = self._object(key)
         async with self._translated(key, seconds=None):  # a large object takes its time
             return await upload(self._client, target, content_type, source, self._room)
@@ -144,27 +140,6 @@ class S3ObjectStore:
                 key = entry["Key"].removeprefix(own)
                 if is_key(key):
                     yield ObjectInfo(key, entry["Size"], entry["LastModified"])
-
-    def _connect(self, session: Any, endpoint: str) -> AbstractAsyncContextManager[Any]:
-        config = AioConfig(
-            signature_version="s3v4",
-            connect_timeout=3,
-            read_timeout=30,
-            max_pool_connections=50,
-            retries={"mode": "standard", "total_max_attempts": 2},
-            # Trailing checksums, botocore's default, are refused by servers of some years ago. Ours are headers.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            # The signed header with the checksum does it; signing the bytes would hash them again, in the event loop.
-            # Without "virtual", presigned URLs name AWS's global host, which redirects to the region: not as signed.
-            s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint else "virtual"},
-            ignore_configured_endpoint_urls=True,  # objects.url alone says where
-            user_agent=f"imgsim/{__version__}",
-        )
-        client: AbstractAsyncContextManager[Any] = session.client(
-            "s3", region_name=self._region, endpoint_url=endpoint or None, config=config
-        )
-        return client
 
     def _translated(self, key: str = "", seconds: float | None = CALL_SECONDS) -> AbstractAsyncContextManager[None]:
         return translated(self._bucket, seconds, key)

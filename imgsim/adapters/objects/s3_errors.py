@@ -31,8 +31,8 @@ _REASONS = {
     "ExpiredTokenException": "the credentials have expired",
     "InvalidToken": "the session token is not valid: look at AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "the clock of this machine is more than 15 minutes off",
-    "AuthorizationHeaderMalformed": "the bucket is in another region: name it with ?region= in objects.url",
-    "PermanentRedirect": "the bucket is in another region: name it with ?region= in objects.url",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: name it with ?region= in its URL",
+    "PermanentRedirect": "the bucket is in another region: name it with ?region= in its URL",
     "SlowDown": "it has too many requests",
     "NoSuchBucket": "the bucket is not there",
 }

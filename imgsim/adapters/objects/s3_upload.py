@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from imgsim.adapters.objects import CHUNK_BYTES
 from imgsim.adapters.objects.s3_errors import CALL_SECONDS, DRIVER_ERRORS
 from imgsim.adapters.objects.s3_room import Room
-from imgsim.adapters.objects.threads import finished
+from imgsim.core.threads import finished
 
 T = TypeVar("T")
 

@@ -1,14 +1,15 @@
 """Vector indexes by URL scheme, and what all of them share: names of collections, and which vectors they take."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import numpy as np
 
 from imgsim.core.errors import NotSearchable, SettingsError, VectorRefused
-from imgsim.core.models import Hit, Vector
+from imgsim.core.filters import metadata_tokens, microseconds
+from imgsim.core.models import Hit, Point, Vector, Vectors
 from imgsim.core.ports import VectorIndex
 from imgsim.settings import Settings
 
@@ -58,6 +59,22 @@ def ranked(hits: Sequence[Hit], min_score: float | None) -> Sequence[Hit]:
     cut = [Hit(hit.id, min(1.0, max(-1.0, hit.score))) for hit in hits]
     kept = [hit for hit in cut if min_score is None or hit.score >= min_score]
     return sorted(kept, key=lambda hit: (-hit.score, str(hit.id)))
+
+
+def payload_of(point: Point) -> dict[str, Any]:
+    """What Qdrant keeps beside a vector, server and embedded alike."""
+    payload = {"collection": point.collection, **labels_of(point.tags, point.metadata)}
+    return payload if point.created_at is None else payload | {"created": microseconds(point.created_at)}
+
+
+def labels_of(tags: Sequence[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the payload that may change."""
+    return {"tags": list(tags), "metadata": metadata_tokens(metadata)}
+
+
+def stacked(vectors: Iterable[Vector], dimensions: int) -> Vectors:
+    """``(n, dimensions)`` float32, also where there are none."""
+    return np.array([*vectors], dtype=np.float32).reshape(-1, dimensions)
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -17,6 +17,8 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from imgsim.adapters.vectors.edge_files import check_space, read_ahead, sync, tree_bytes, write_durably
+from imgsim.adapters.vectors.edge_values import PAYLOAD_INDEXES
+from imgsim.core.errors import Unavailable
 
 log = logging.getLogger("imgsim.vectors")
 
@@ -77,9 +79,7 @@ class Collection:
         check_space(folder.parent, RESERVE_BYTES)
         folder.mkdir()
         shard = edge.EdgeShard.create(str(folder / "shard"), _config(dimensions))
-        for key in ("collection", "tags"):
-            shard.update(edge.UpdateOperation.create_field_index(key, edge.PayloadSchemaType.Keyword))
-        shard.flush()
+        _index_payload(shard, folder)
         sync(folder.parent)
         made = cls(model, dimensions, folder, "shard", shard)
         made._describe("shard")
@@ -91,7 +91,9 @@ class Collection:
         model, dimensions, name = made["model"], made["dimensions"], made.get("shard", "shard")
         check_space(folder, LOAD_BYTES)
         read_ahead(folder / name)
-        return cls(model, dimensions, folder, name, edge.EdgeShard.load(str(folder / name), _config(dimensions)))
+        shard = edge.EdgeShard.load(str(folder / name), _config(dimensions))
+        _index_payload(shard, folder)
+        return cls(model, dimensions, folder, name, shard)
 
     @property
     def path(self) -> Path:
@@ -237,6 +239,22 @@ class Collection:
 def _description(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     return found
+
+
+def _index_payload(shard: edge.EdgeShard, folder: Path) -> None:
+    """Make the indexes that are missing, as an earlier version had fewer. Without them filters are but slower."""
+    there = shard.info().payload_schema
+    missing = [key for key in PAYLOAD_INDEXES if key not in there]
+    if not missing:
+        return
+    try:
+        check_space(folder, RESERVE_BYTES)
+    except Unavailable as error:
+        log.warning("The index in %s filters more slowly: %s", folder, error)
+        return
+    for key in missing:
+        shard.update(edge.UpdateOperation.create_field_index(key, PAYLOAD_INDEXES[key]))
+    shard.flush()
 
 
 def _config(dimensions: int) -> edge.EdgeConfig:

@@ -9,21 +9,24 @@ from uuid import UUID
 
 import numpy as np
 
-from imgsim.adapters.vectors import checked_vector, chunks, no_collection, ranked
+from imgsim.adapters.vectors import checked_vector, chunks, no_collection, ranked, stacked
 from imgsim.adapters.vectors.coalescer import Coalescer
 from imgsim.adapters.vectors.pgvector_tables import (
+    COLUMNS,
     REGISTRY,
     Collection,
     Row,
     make_collection,
     nearest,
+    random_ids,
     score,
     switch_live,
     table_name,
 )
 from imgsim.adapters.vectors.postgres_pool import PostgresPool
 from imgsim.core.errors import VectorRefused
-from imgsim.core.models import Hit, Point, SearchFilter, Vector
+from imgsim.core.filters import metadata_tokens
+from imgsim.core.models import Hit, Point, SearchFilter, Vector, Vectors
 
 BATCH = 64
 """Points that one statement writes, in 0.15 s, and vectors that one reads."""
@@ -87,6 +90,8 @@ class PgvectorVectorIndex:
                 point.collection,
                 list(point.tags),
                 checked_vector(point.vector, collection.dimensions, model),
+                point.created_at,
+                metadata_tokens(point.metadata),
             )
             for point in points
         ]
@@ -98,18 +103,22 @@ class PgvectorVectorIndex:
         in_order = [by_id[each] for each in sorted(by_id)]  # two that write the same points never wait in a circle
         await self._fetch(
             f"INSERT INTO {table} AS old SELECT * FROM unnest($1::{table}[]) ON CONFLICT (id) DO UPDATE"
-            " SET collection = excluded.collection, tags = excluded.tags, embedding = excluded.embedding"
-            " WHERE (old.collection, old.tags, old.embedding)"
-            " IS DISTINCT FROM (excluded.collection, excluded.tags, excluded.embedding)",
+            f" SET ({COLUMNS}) = ({_of('excluded')}) WHERE ({_of('old')}) IS DISTINCT FROM ({_of('excluded')})",
             in_order,
         )
 
     async def query(
-        self, model: str, vector: Vector, limit: int, where: SearchFilter, min_score: float | None = None
+        self,
+        model: str,
+        vector: Vector,
+        limit: int,
+        where: SearchFilter,
+        min_score: float | None = None,
+        exact: bool = False,
     ) -> Sequence[Hit]:
         collection = await self._collection(model)
         asked = checked_vector(vector, collection.dimensions, model)
-        rows = await self._pool.run(partial(nearest, collection, asked, limit, where))
+        rows = await self._pool.run(partial(nearest, collection, asked, limit, where, exact))
         return ranked([Hit(row["id"], score(row["distance"])) for row in rows], min_score)[:limit]
 
     async def fetch(self, model: str, image_ids: Sequence[UUID]) -> Mapping[UUID, Vector]:
@@ -120,9 +129,19 @@ class PgvectorVectorIndex:
             found.update((row["id"], np.array(row["embedding"].to_numpy())) for row in rows)
         return found
 
-    async def set_tags(self, model: str, image_id: UUID, tags: Sequence[str]) -> None:
+    async def sample(self, model: str, collection: str | None, n: int) -> Vectors:
+        found = await self._collection(model)
+        ids = await self._pool.run(partial(random_ids, found.table, collection, n))
+        return stacked((await self.fetch(model, ids)).values(), found.dimensions)
+
+    async def set_payload(self, model: str, image_id: UUID, tags: Sequence[str], metadata: Mapping[str, Any]) -> None:
         table = (await self._collection(model)).table
-        await self._fetch(f"UPDATE {table} SET tags = $2 WHERE id = $1 AND tags <> $2", image_id, list(tags))
+        await self._fetch(
+            f"UPDATE {table} SET tags = $2, metadata = $3 WHERE id = $1 AND (tags, metadata) <> ($2, $3)",
+            image_id,
+            list(tags),
+            metadata_tokens(metadata),
+        )
 
     async def delete(self, image_ids: Sequence[UUID]) -> None:
         for model in await self.models():
@@ -161,3 +180,7 @@ class PgvectorVectorIndex:
             raise no_collection(model)
         table = table_name(rows[0]["id"])
         return Collection(table, rows[0]["dimensions"], Coalescer(partial(self._write, table), BATCH))
+
+
+def _of(row: str) -> str:
+    return ", ".join(f"{row}.{column}" for column in COLUMNS.split(", "))

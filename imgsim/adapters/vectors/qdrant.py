@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 import numpy as np
@@ -16,12 +16,23 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.models import PointStruct
 
-from imgsim.adapters.vectors import checked_vector, chunks, collection_name, model_of, no_collection, ranked
+from imgsim.adapters.vectors import (
+    checked_vector,
+    chunks,
+    collection_name,
+    labels_of,
+    model_of,
+    no_collection,
+    payload_of,
+    ranked,
+    stacked,
+)
 from imgsim.adapters.vectors.coalescer import Coalescer
 from imgsim.adapters.vectors.qdrant_errors import translated
 from imgsim.adapters.vectors.qdrant_options import ORDERING, PAYLOAD_INDEXES, ServerOptions
 from imgsim.core.errors import VectorRefused
-from imgsim.core.models import Hit, Point, SearchFilter, Vector
+from imgsim.core.filters import metadata_tokens, microseconds
+from imgsim.core.models import Hit, Point, SearchFilter, Vector, Vectors
 
 LIVE = "imgsim=live"
 """The alias. No collection has this name: theirs begin with ``imgsim-``."""
@@ -134,7 +145,7 @@ class QdrantVectorIndex:
             PointStruct(
                 id=str(point.id),
                 vector=checked_vector(point.vector, collection.dimensions, model).tolist(),
-                payload={"collection": point.collection, "tags": list(point.tags)},
+                payload=payload_of(point),
             )
             for point in points
         ]
@@ -145,7 +156,13 @@ class QdrantVectorIndex:
             await self._client.upsert(name, points=list(points), wait=True, ordering=ORDERING)
 
     async def query(
-        self, model: str, vector: Vector, limit: int, where: SearchFilter, min_score: float | None = None
+        self,
+        model: str,
+        vector: Vector,
+        limit: int,
+        where: SearchFilter,
+        min_score: float | None = None,
+        exact: bool = False,
     ) -> Sequence[Hit]:
         collection = await self._collection(model)
         asked = checked_vector(vector, collection.dimensions, model)
@@ -155,7 +172,7 @@ class QdrantVectorIndex:
                 query=asked.tolist(),
                 limit=limit,
                 query_filter=_filter(where),
-                search_params=self._options.search() if self._options else None,
+                search_params=self._options.search(exact) if self._options else None,
                 with_payload=False,
             )
         return ranked([Hit(_uuid(point.id), point.score) for point in answer.points], min_score)
@@ -169,11 +186,25 @@ class QdrantVectorIndex:
                 found.update((_uuid(record.id), np.array(record.vector, dtype=np.float32)) for record in records)
         return found
 
-    async def set_tags(self, model: str, image_id: UUID, tags: Sequence[str]) -> None:
+    async def sample(self, model: str, collection: str | None, n: int) -> Vectors:
+        found = await self._collection(model)
+        with translated(found.name):
+            drawn = await self._client.query_points(
+                found.name,
+                query=models.SampleQuery(sample=models.Sample.RANDOM),
+                limit=n,
+                query_filter=_filter(SearchFilter(collection)),
+                with_payload=False,
+            )
+        vectors = await self.fetch(model, [_uuid(point.id) for point in drawn.points])
+        return stacked(vectors.values(), found.dimensions)
+
+    async def set_payload(self, model: str, image_id: UUID, tags: Sequence[str], metadata: Mapping[str, Any]) -> None:
         name = (await self._collection(model)).name
         by_id = models.Filter(must=[models.HasIdCondition(has_id=[str(image_id)])])  # by id alone, 404 if missing
         with translated(name):
-            await self._client.set_payload(name, {"tags": list(tags)}, points=by_id, wait=True, ordering=ORDERING)
+            labels = labels_of(tags, metadata)
+            await self._client.set_payload(name, labels, points=by_id, wait=True, ordering=ORDERING)
 
     async def delete(self, image_ids: Sequence[UUID]) -> None:
         for model in await self.models():
@@ -219,10 +250,24 @@ class QdrantVectorIndex:
 
 
 def _filter(where: SearchFilter) -> models.Filter | None:
-    wanted = [("collection", where.collection)] if where.collection is not None else []
-    wanted += [("tags", tag) for tag in where.tags]
-    conditions = [models.FieldCondition(key=key, match=models.MatchValue(value=value)) for key, value in wanted]
-    return models.Filter(must=conditions) if conditions else None
+    must: list[models.Condition] = [] if where.collection is None else [_is("collection", where.collection)]
+    must += [_is("tags", tag) for tag in where.tags]
+    must += [_is("metadata", token) for token in metadata_tokens(where.metadata)]
+    if where.any_tags:
+        must.append(_any_tag(where.any_tags))
+    created = [None if each is None else microseconds(each) for each in (where.created_from, where.created_to)]
+    if created != [None, None]:
+        must.append(models.FieldCondition(key="created", range=models.Range(gte=created[0], lt=created[1])))
+    must_not: list[models.Condition] = [_any_tag(where.no_tags)] if where.no_tags else []
+    return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
+
+
+def _is(key: str, value: str) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
+def _any_tag(tags: Sequence[str]) -> models.FieldCondition:
+    return models.FieldCondition(key="tags", match=models.MatchAny(any=list(tags)))
 
 
 def _texts(image_ids: Sequence[UUID]) -> list[models.ExtendedPointId]:

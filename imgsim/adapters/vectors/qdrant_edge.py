@@ -13,14 +13,14 @@ import numpy as np
 import qdrant_edge as edge
 
 from imgsim.adapters.batcher import Batcher
-from imgsim.adapters.vectors import checked_vector, chunks, no_collection, ranked
+from imgsim.adapters.vectors import checked_vector, chunks, labels_of, no_collection, ranked, stacked
 from imgsim.adapters.vectors.edge_collection import Collection
 from imgsim.adapters.vectors.edge_operations import CHUNK, Operation, Outcome, Search, Upsert, run
 from imgsim.adapters.vectors.edge_optimizer import EdgeOptimizer
 from imgsim.adapters.vectors.edge_shards import EdgeShards
 from imgsim.adapters.vectors.edge_values import edge_filter, edge_point, refusing
 from imgsim.core.errors import ImgsimError, Unavailable, VectorRefused
-from imgsim.core.models import Hit, Point, SearchFilter, Vector
+from imgsim.core.models import Hit, Point, SearchFilter, Vector, Vectors
 
 log = logging.getLogger("imgsim.vectors")
 
@@ -41,6 +41,9 @@ SEARCH = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=Tr
 
 recall@10 of clustered vectors, 1,000 to 100,000 points with 1280 dimensions and 500,000 with 512: .85 to .87 by 1 x,
 .992 to .999 by 2 x, 1.000 by 3 x and 4 x; recall@100 at 500,000 is .9998 by 3 x, 1.000 by 4 x. No time between them."""
+
+EXACT = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
+"""Every float vector: at 100,000 points of 1280 dimensions 22 ms."""
 
 
 class QdrantEdgeVectorIndex:
@@ -127,7 +130,13 @@ class QdrantEdgeVectorIndex:
             await self._write(Upsert(collection, [edge_point(point, vector) for point, vector in chunk]))
 
     async def query(
-        self, model: str, vector: Vector, limit: int, where: SearchFilter, min_score: float | None = None
+        self,
+        model: str,
+        vector: Vector,
+        limit: int,
+        where: SearchFilter,
+        min_score: float | None = None,
+        exact: bool = False,
     ) -> Sequence[Hit]:
         collection = self._collection(model)
         asked = checked_vector(vector, collection.dimensions, model)
@@ -136,7 +145,7 @@ class QdrantEdgeVectorIndex:
                 limit=limit,
                 query=edge.Query.Nearest(asked.tolist()),
                 filter=edge_filter(where, collection.names),
-                params=SEARCH,
+                params=EXACT if exact else SEARCH,
             )
         found = await self._submit(Search(collection, request))
         return ranked([Hit(point.id, point.score) for point in found], min_score)
@@ -153,10 +162,20 @@ class QdrantEdgeVectorIndex:
             found.update(await self._call(partial(read, list(chunk))))
         return found
 
-    async def set_tags(self, model: str, image_id: UUID, tags: Sequence[str]) -> None:
+    async def sample(self, model: str, collection: str | None, n: int) -> Vectors:
+        found = self._collection(model)
+        with refusing("collection"):
+            request = edge.QueryRequest(
+                limit=n, query=edge.Sample.Random, filter=edge_filter(SearchFilter(collection), found.names)
+            )
+        drawn = await self._submit(Search(found, request))
+        vectors = await self.fetch(model, [point.id for point in drawn])  # in short calls: queries come in between
+        return stacked(vectors.values(), found.dimensions)
+
+    async def set_payload(self, model: str, image_id: UUID, tags: Sequence[str], metadata: Mapping[str, Any]) -> None:
         by_id = edge.Filter(must=[edge.HasIdCondition({image_id})])  # by id alone, a missing point is an error
-        with refusing("tag"):
-            update = edge.UpdateOperation.set_payload_by_filter(by_id, {"tags": list(tags)})
+        with refusing("payload"):
+            update = edge.UpdateOperation.set_payload_by_filter(by_id, labels_of(tags, metadata))
         await self._write(partial(self._collection(model).update, update, [image_id]))
 
     async def delete(self, image_ids: Sequence[UUID]) -> None:

@@ -4,5 +4,14 @@ from imgsim.core.services.direct import Announced, DirectUploadService
 from imgsim.core.services.ingest import ImageReader, IngestService
 from imgsim.core.services.lifecycle import LifecycleService
 from imgsim.core.services.search import SearchService
+from imgsim.core.services.thumbnails import ThumbnailService
 
-__all__ = ["Announced", "DirectUploadService", "ImageReader", "IngestService", "LifecycleService", "SearchService"]
+__all__ = [
+    "Announced",
+    "DirectUploadService",
+    "ImageReader",
+    "IngestService",
+    "LifecycleService",
+    "SearchService",
+    "ThumbnailService",
+]

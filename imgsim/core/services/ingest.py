@@ -13,6 +13,7 @@ from uuid import UUID
 
 from imgsim.core.errors import ImgsimError, InvalidRequest, TooLarge, Unavailable
 from imgsim.core.events import EventBus
+from imgsim.core.filters import MOST_TAGS
 from imgsim.core.models import Bell, Image, ImageEvent, ImageState, Inspection, Picture, new_image_id, original_key
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore
@@ -21,7 +22,7 @@ log = logging.getLogger("imgsim.ingest")
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MOST_TAGS, _LONGEST_TAG, _LONGEST_FILENAME = 100, 255, 255
+_LONGEST_TAG, _LONGEST_FILENAME = 255, 255
 _LONGEST_WAIT_FOR_ROOM = 0.25  # seconds that an upload is slowed down at most while the pipeline is behind
 _LARGEST_METADATA, _DEEPEST_METADATA = 65_536, 32
 
@@ -42,7 +43,9 @@ class ImageReader(Protocol):
         """Decode `file`, or say why that cannot be done; `urgent`: before all that is not."""
         ...
 
-    async def decode(self, data: bytes) -> Picture: ...
+    async def decode(self, data: bytes, min_side: int = 0, urgent: bool = False) -> Picture:
+        """The picture in `data`, both sides at least `min_side` where the image has that many pixels."""
+        ...
 
 
 class IngestService:
@@ -209,18 +212,11 @@ def valid_sha256(text: str) -> str:
 def valid_tags(tags: Sequence[str]) -> list[str]:
     """Without repeats, in the order given."""
     tags = list(dict.fromkeys(tags))
-    if len(tags) > _MOST_TAGS:
-        raise InvalidRequest(f"An image has at most {_MOST_TAGS} tags, not {len(tags)}.")
+    if len(tags) > MOST_TAGS:
+        raise InvalidRequest(f"An image has at most {MOST_TAGS} tags, not {len(tags)}.")
     for tag in tags:
         if not isinstance(tag, str) or not 1 <= len(tag) <= _LONGEST_TAG or not _storable(tag):
             raise InvalidRequest(f"A tag is a text of 1 to {_LONGEST_TAG} characters, not {str(tag)[:80]!r}.")
-    return tags
-
-
-def valid_filter(tags: Sequence[str]) -> Sequence[str]:
-    """Tags to filter by: as many as an image can have."""
-    if len(tags) > _MOST_TAGS:
-        raise InvalidRequest(f"An image has at most {_MOST_TAGS} tags, so none has all {len(tags)}.")
     return tags
 
 

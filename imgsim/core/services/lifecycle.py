@@ -50,16 +50,16 @@ class LifecycleService:
         tags = valid_tags(tags) if tags is not None else None
         metadata = valid_metadata(metadata) if metadata is not None else None
         image = await self._images.update(image_id, tags, metadata)
-        if tags is not None:
-            await self._index_tags(image)
+        if tags is not None or metadata is not None:
+            await self._index(image)
         return image
 
-    async def _index_tags(self, image: Image) -> None:
-        # An image that is not done yet gets its tags when the runner finishes it.
+    async def _index(self, image: Image) -> None:
+        # An image that is not done yet gets its tags and metadata when the runner finishes it.
         while image.searchable and image.embedding is not None:
-            await self._vectors.set_tags(image.embedding.model, image.id, image.tags)
+            await self._vectors.set_payload(image.embedding.model, image.id, image.tags, image.metadata)
             latest = (await self._images.get_many([image.id])).get(image.id)
-            if latest is None or list(latest.tags) == list(image.tags):
+            if latest is None or (latest.tags, latest.metadata) == (image.tags, image.metadata):
                 return
             image = latest  # somebody else changed them in between
 

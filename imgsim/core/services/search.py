@@ -1,18 +1,21 @@
 """What looks like this?"""
 
+import asyncio
 import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imgsim.core.errors import EmbeddingFailed, ImageNotFound, InvalidRequest, NotSearchable
-from imgsim.core.models import Hit, Image, Picture, SearchAnswer, SearchFilter, SearchHit, Vector
+from imgsim.core.filters import valid_filter
+from imgsim.core.models import Example, Hit, Image, Picture, SearchAnswer, SearchFilter, SearchHit, Vector
 from imgsim.core.ports import Embedder, ImageRepository, VectorIndex
-from imgsim.core.services.ingest import valid_filter
+from imgsim.core.services.percentiles import Percentiles
 
 # Hits asked for beyond the page: room for ties at its end and for images deleted a moment ago.
 _SLACK = 1
@@ -22,11 +25,15 @@ _MOST_EXAMPLES = 100
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which part of an answer: at most `limit` results of at least `min_score` that come after `cursor`."""
+    """Which part of an answer: at most `limit` results of at least `min_score` that come after `cursor`.
+
+    `exact`: of a search that compares every full vector, whatever it takes.
+    """
 
     limit: int = 10
     min_score: float | None = None
     cursor: str | None = None
+    exact: bool = False
 
 
 class SearchService:
@@ -34,46 +41,55 @@ class SearchService:
         self._images = images
         self._vectors = vectors
         self._embedder = embedder
+        self._percentiles = Percentiles(vectors)
 
-    async def similar(self, image_id: UUID, page: Page, tags: Sequence[str] = ()) -> SearchAnswer:
-        """Images of the same collection like this one, which is not among them.
+    async def similar(self, image_id: UUID, page: Page, where: SearchFilter) -> SearchAnswer:
+        """Images like this one, which is not among them, of its own collection, whatever `where` says of that.
 
-        Raises ``ImageNotFound``, ``NotSearchable``, ``InvalidRequest`` (cursor).
+        Raises ``ImageNotFound``, ``NotSearchable``, ``InvalidRequest`` (cursor, filter).
         """
-        image = await self._images.get(image_id)
-        where = SearchFilter(image.collection, tags)
-        return await self._answer(await self.vector(image), where, page, exclude={image_id})
+        model = self._embedder.model_id
+        image, fetched = await asyncio.gather(  # neither needs the other, and each waits for a thread
+            self._images.get(image_id), self._vectors.fetch(model, [image_id]), return_exceptions=True
+        )
+        if isinstance(image, BaseException):
+            raise image
+        if isinstance(fetched, BaseException):
+            raise fetched
+        vector = self._vector_of(image, fetched)
+        return await self._answer(vector, replace(where, collection=image.collection), page, exclude={image_id})
 
     async def by_picture(self, picture: Picture, page: Page, where: SearchFilter) -> SearchAnswer:
         vectors = await self._embedder.embed_images([picture], urgent=True)
         return await self._answer(vectors[0], where, page)
 
     async def by_text(self, text: str, page: Page, where: SearchFilter) -> SearchAnswer:
+        """Without percentiles: no text is as near to a picture as two pictures are to each other."""
         vectors = await self._embedder.embed_texts([text])
-        return await self._answer(vectors[0], where, page)
+        return await self._answer(vectors[0], where, page, percentiles=False)
 
     async def by_examples(
-        self, positive: Sequence[UUID], negative: Sequence[UUID], page: Page, where: SearchFilter
+        self, positive: Sequence[Example], negative: Sequence[Example], page: Page, where: SearchFilter
     ) -> SearchAnswer:
         """Like `positive`, unlike `negative`; none of these are among the results.
 
-        The query is ``mean(positive) + (mean(positive) - mean(negative))``, as in Qdrant's
-        ``average_vector`` recommendation.
+        The query is ``2 mean(w p) - mean(w n)``, of unit length: each mean is the sum of the vectors, each times its
+        weight, over their number. With weights of 1 that is Qdrant's ``average_vector`` recommendation.
         """
         if not positive:
             raise InvalidRequest("A search by examples needs at least one positive image.")
-        ids = [*positive, *negative]
+        ids = [example.id for example in (*positive, *negative)]
         if len(ids) > _MOST_EXAMPLES:
             raise InvalidRequest(f"A search takes at most {_MOST_EXAMPLES} examples, not {len(ids)}.")
+        _check_weights([*positive, *negative])
         images = await self._images.get_many(ids)
         for image_id in ids:
             if image_id not in images:
                 raise ImageNotFound(f"No image has the id {image_id}.")
         fetched = await self._vectors.fetch(self._embedder.model_id, list(dict.fromkeys(ids)))
         vectors = {image_id: self._vector_of(images[image_id], fetched) for image_id in ids}
-        query = np.mean([vectors[image_id] for image_id in positive], axis=0)
-        if negative:
-            query = 2 * query - np.mean([vectors[image_id] for image_id in negative], axis=0)
+        query = 2 * _weighted(positive, vectors) - _weighted(negative, vectors)
+        query /= max(example.weight for example in (*positive, *negative))  # so that only directions cancel out
         length = float(np.linalg.norm(query))
         if length < 1e-6:
             raise InvalidRequest("The positive and negative images cancel each other out.")
@@ -96,18 +112,23 @@ class SearchService:
         return vectors[image.id]
 
     async def _answer(
-        self, vector: Vector, where: SearchFilter, page: Page, exclude: set[UUID] | None = None
+        self,
+        vector: Vector,
+        where: SearchFilter,
+        page: Page,
+        exclude: set[UUID] | None = None,
+        percentiles: bool = True,
     ) -> SearchAnswer:
         if not np.isfinite(vector).all():
             raise EmbeddingFailed()
         exclude = exclude or set()
-        valid_filter(where.tags)
+        valid_filter(where)
         after = _Position.of(page.cursor)
         model = self._embedder.model_id
         wanted = page.limit + 1  # one more says whether there is a next page
         asked = after.offset + wanted + len(exclude) + _SLACK
         while True:
-            hits = await self._vectors.query(model, vector, asked, where, page.min_score)
+            hits = await self._vectors.query(model, vector, asked, where, page.min_score, page.exact)
             everything = len(hits) < asked or asked >= _MOST_HITS
             # Which of the equal scores at the very end were left out is open: leave out all of them.
             sure = hits if everything else [hit for hit in hits if hit.score > hits[-1].score]
@@ -122,6 +143,9 @@ class SearchService:
         results = found[: page.limit]
         more = len(found) > page.limit
         cursor = _Position(after.offset + len(results), results[-1].score, results[-1].image.id).text if more else None
+        if percentiles and results:
+            places = await self._percentiles.of(model, where.collection, [hit.score for hit in results])
+            results = [SearchHit(hit.image, hit.score, place) for hit, place in zip(results, places, strict=True)]
         return SearchAnswer(model, results, cursor)
 
     async def _searchable(self, hits: Sequence[Hit], model: str) -> list[SearchHit]:
@@ -170,6 +194,18 @@ class _Position:
             return position
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InvalidRequest(f"{cursor[:80]!r} is not a cursor that an answer gave.") from error
+
+
+def _check_weights(examples: Sequence[Example]) -> None:
+    for example in examples:
+        if not (math.isfinite(example.weight) and example.weight > 0):
+            raise InvalidRequest(f"The weight of an example is a number above 0, not {example.weight!r}.")
+
+
+def _weighted(examples: Sequence[Example], vectors: Mapping[UUID, Vector]) -> NDArray[np.float64]:
+    """The mean of the vectors, each times its weight; 0 of none."""
+    rows = (example.weight * vectors[example.id].astype(np.float64) for example in examples)
+    return np.asarray(sum(rows, np.float64(0.0)) / max(len(examples), 1))
 
 
 def _why_not_searchable(image: Image) -> str:
