@@ -14,6 +14,7 @@ from litestar.params import FromPath
 
 from imgsim import __version__
 from imgsim.adapters.http.bodies import AnyRequest
+from imgsim.adapters.http.caching import is_known
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import ImgsimError
 from imgsim.core.ports import ObjectStore
@@ -88,7 +89,7 @@ class PageController(Controller):
 
 def _answer(request: AnyRequest, file: _File, headers: Mapping[str, str]) -> Response[Any]:
     headers = {**_HEADERS, **headers, "ETag": file.etag}
-    if file.etag in request.headers.get("if-none-match", ""):
+    if is_known(request.headers, file.etag):
         return Response(None, status_code=304, headers=headers)
     return Response(file.content, media_type=file.media_type, headers=headers)
 

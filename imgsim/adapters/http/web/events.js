@@ -1,6 +1,6 @@
 // The one stream of server-sent events of this page.
 
-const STATES = ["created", "pending", "embedding", "indexing", "done", "error", "deleted"];
+const STATES = ["created", "pending", "embedding", "indexing", "done", "deleted"]; // and error
 const REMEMBERED = 5000;
 const HIDDEN_FOR = 30_000; // milliseconds after which a page that nobody sees gives its connection back
 
@@ -42,7 +42,8 @@ export function connect() {
     if (opened) for (const listener of returns) listener();
     opened = true;
   };
-  source.onerror = () => {
+  source.onerror = (event) => {
+    if (event instanceof MessageEvent) return void heard(event); // of an image: its state is called as breaks are
     tell(false);
     // The browser comes back by itself after a break, but not after an answer such as 503.
     if (source?.readyState === EventSource.CLOSED) {
