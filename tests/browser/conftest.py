@@ -1,7 +1,6 @@
 """One browser, and one server with a stage that fails on demand, for all tests of the page."""
 
 import re
-import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from tests.browser import faulty_plugin
 from tests.browser.chromium import FLAGS, MISSING, chromium
 from tests.processes import ImgsimServer, wait_until_at_rest
+from tests.servers import free_port
 
 Json = dict[str, Any]
 
@@ -54,13 +54,6 @@ class Site:
             self.client.get("/images", params={"limit": 100, **where}).raise_for_status().json()["images"]
         )
         return images
-
-
-def free_port() -> int:
-    """The server keeps its address when it is started again, which the page relies on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="session")
