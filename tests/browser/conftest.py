@@ -76,6 +76,8 @@ class Watch:
     """What must not happen on the page: errors, dialogs, violations of the policy, requests to anybody else."""
 
     url: str
+    also: str = "data:"
+    """Where else it may ask: an object store."""
     allowed: set[int] = field(default_factory=set)
     """Statuses that the test asks for, which the console tells of as errors."""
     may_break: bool = False
@@ -89,7 +91,7 @@ class Watch:
         context.on("page", lambda page: page.on("dialog", self._dialog))
 
     def _request(self, url: str) -> None:
-        if not url.startswith((self.url + "/", "blob:", "data:")):
+        if not url.startswith((self.url + "/", "blob:", self.also)):
             self.seen.append(f"a request to {url}")
 
     def _console(self, kind: str, text: str) -> None:
