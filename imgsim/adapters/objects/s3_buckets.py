@@ -78,7 +78,8 @@ class S3Buckets:
         place = _Place.parse(url)
         async with self._client(place) as client:
             response = await client.get_object(Bucket=place.bucket, Key=place.key)
-        async with response["Body"] as body:
+        body = response["Body"]
+        async with body:  # closes the connection where the reader leaves early
             while True:
                 async with self._client(place):
                     chunk: bytes = await body.read(_CHUNK_BYTES)
