@@ -281,6 +281,10 @@ def new_image_id() -> UUID:
     return UUID(int=value)
 
 
+ORIGINALS, DERIVED = "originals/", "derived/"
+"""What all keys of our objects begin with."""
+
+
 def least_id_at(moment: datetime, plus: timedelta = timedelta(0)) -> UUID:
     """No id that ``new_image_id`` makes at ``moment + plus`` or later is below this one."""
     milliseconds = int((moment.timestamp() + plus.total_seconds()) * 1000)
@@ -290,10 +294,10 @@ def least_id_at(moment: datetime, plus: timedelta = timedelta(0)) -> UUID:
 def original_key(image_id: UUID) -> str:
     """The object key of an image's bytes. Spread over 256 folders by the id's last, random byte."""
     text = str(image_id)
-    return f"originals/{text[-2:]}/{text}"
+    return f"{ORIGINALS}{text[-2:]}/{text}"
 
 
 def derived_prefix(image_id: UUID) -> str:
     """Where stages keep what they make of an image; deleted with it."""
     text = str(image_id)
-    return f"derived/{text[-2:]}/{text}/"
+    return f"{DERIVED}{text[-2:]}/{text}/"
