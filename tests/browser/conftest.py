@@ -1,7 +1,6 @@
 """One browser, and one server with a stage that fails on demand, for all tests of the page."""
 
 import re
-import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from tests.browser import faulty_plugin
 from tests.browser.chromium import FLAGS, MISSING, chromium
 from tests.processes import ImgsimServer, wait_until_at_rest
+from tests.servers import free_port
 
 Json = dict[str, Any]
 
@@ -56,13 +56,6 @@ class Site:
         return images
 
 
-def free_port() -> int:
-    """The server keeps its address when it is started again, which the page relies on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
-
-
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("page")
@@ -83,6 +76,8 @@ class Watch:
     """What must not happen on the page: errors, dialogs, violations of the policy, requests to anybody else."""
 
     url: str
+    also: str = "data:"
+    """Where else it may ask: an object store."""
     allowed: set[int] = field(default_factory=set)
     """Statuses that the test asks for, which the console tells of as errors."""
     may_break: bool = False
@@ -96,7 +91,7 @@ class Watch:
         context.on("page", lambda page: page.on("dialog", self._dialog))
 
     def _request(self, url: str) -> None:
-        if not url.startswith((self.url + "/", "blob:", "data:")):
+        if not url.startswith((self.url + "/", "blob:", self.also)):
             self.seen.append(f"a request to {url}")
 
     def _console(self, kind: str, text: str) -> None:

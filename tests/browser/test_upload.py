@@ -8,6 +8,9 @@ from playwright.async_api import JSHandle, Page, expect
 
 from tests.browser.conftest import Site, Watch
 
+PASTE = """(clipboardData) => {
+    document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+}"""
 NAME = "<img src=x onerror=alert(1)>.jpg"
 
 
@@ -94,10 +97,7 @@ async def test_a_chosen_folder_is_added_without_what_is_no_image(
 async def test_a_pasted_image_is_added(page: Page, site: Site, photos: list[Path]) -> None:
     await into(page, "pasted")
     transfer = await files(page, photos[13])
-    await page.evaluate(
-        "(clipboardData) => document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true }))",
-        transfer,
-    )
+    await page.evaluate(PASTE, transfer)
     await expect(page.locator(".upload[data-phase=done]")).to_have_count(1)
     assert len(site.listed(collection="pasted")) == 1
 

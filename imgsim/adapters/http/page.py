@@ -20,9 +20,9 @@ from imgsim.core.errors import ImgsimError
 from imgsim.core.ports import ObjectStore
 
 _MEDIA_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "css": "text/css; charset=utf-8",
+    "html": "text/html",
+    "js": "text/javascript",
+    "css": "text/css",
     "svg": "image/svg+xml",
 }
 _POLICY = (

@@ -80,7 +80,7 @@ function groupCard(group, leave) {
   const title = `${name}-title`;
   const best = [...group.images].sort(better)[0];
   const members = new Map(group.images.map((image) => [image.id, member(image, image === best, name)]));
-  const keep = el("button", { type: "button", className: "danger", onclick: keepOne });
+  const keep = el("button", { type: "button", className: "primary", onclick: keepOne });
   const card = el("article", { className: "group", "aria-labelledby": title },
     el("h2", { id: title }, `${WORDS[group.match]}: ${plural(group.images.length, "image")}`),
     el("div", { className: "members", role: "radiogroup", "aria-label": "Which one to keep" }, [...members.values()]),

@@ -35,6 +35,7 @@ export function filterForm(names, onChange) {
   };
   const controls = Object.fromEntries(names.map((name) => [name, MAKERS[name]((value) => change(name, value))]));
   const wrapped = (name) => (LISTS.includes(name) ? group(name, controls[name]) : field(LABELS[name], controls[name]));
+  const front = Object.fromEntries(names.filter((name) => IN_FRONT.includes(name)).map((name) => [name, wrapped(name)]));
   const more = names.filter((name) => !IN_FRONT.includes(name));
   const fields = el("div", { className: "fields", id: `more-filters-${++made}`, hidden: true }, more.map(wrapped));
   const toggle = el("button", { type: "button", className: "plain", "aria-controls": fields.id, onclick: () => open(fields.hidden) }, "More filters");
@@ -46,7 +47,7 @@ export function filterForm(names, onChange) {
   };
   const clear = el("button", { type: "button", className: "plain", onclick: () => onChange((now = {})) }, "Clear");
   const form = el("form", { className: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
-    names.filter((name) => IN_FRONT.includes(name)).map(wrapped), toggle, clear, fields);
+    Object.values(front), toggle, clear, fields);
 
   open(false);
 
@@ -54,6 +55,7 @@ export function filterForm(names, onChange) {
   form.show = (filters) => {
     now = filters;
     for (const name of names) put(controls[name], filters[name]);
+    front.tag.classList.toggle("unused", !filters.tag);
     clear.hidden = Object.keys(filters).length === 0;
     if (more.some((name) => filters[name])) open(true);
     if (controls.collection) fillCollections(controls.collection, filters.collection).catch(tellFailure);

@@ -122,21 +122,21 @@ function describe(query, params) {
   if (query.kind === "file") {
     const preview = el("img", { alt: query.file.name || "the image", src: URL.createObjectURL(query.file) });
     preview.onload = preview.onerror = () => URL.revokeObjectURL(preview.src);
-    return [el("h2", {}, "Like this image"), el("div", { className: "examples" }, el("span", { className: "example" }, preview))];
+    return [el("div", {}, el("h2", {}, "Like this image"), el("div", { className: "examples" }, el("span", { className: "example" }, preview)))];
   }
-  if (query.kind === "url") return [el("h2", {}, "Like the image at "), el("p", { className: "address" }, query.url)];
+  if (query.kind === "url") return [el("div", {}, el("h2", {}, "Like the image at"), el("p", { className: "address" }, query.url))];
   if (query.kind === "text") return [el("h2", {}, `“${query.text}”`)];
-  if (query.kind === "examples") return [...examples("More like", "more", query.more, params), ...examples("Less like", "less", query.less, params)];
+  if (query.kind === "examples") return [examples("More like", "more", query.more, params), examples("Less like", "less", query.less, params)];
   if (params.has("file")) return [el("p", { className: "muted" }, "The image that was searched by is not kept; choose it again.")];
   return [];
 }
 
 function examples(title, name, ids, params) {
-  if (!ids.length) return [];
+  if (!ids.length) return "";
   const without = (id) => new URLSearchParams([...params].filter(([key, value]) => !(key === name && value === id)));
-  return [el("h2", {}, title), el("div", { className: `examples ${name}` }, ids.map((id) => el("span", { className: "example" },
+  return el("div", {}, el("h2", {}, title), el("div", { className: `examples ${name}` }, ids.map((id) => el("span", { className: "example" },
     el("a", { href: imageHash(id) }, el("img", { alt: "Example", src: api.thumbnailOf(id, "small") })),
-    el("button", { type: "button", "aria-label": "Take this example out", onclick: () => go("#/search", without(id)) }, icon("close")))))];
+    el("button", { type: "button", "aria-label": "Take this example out", onclick: () => go("#/search", without(id)) }, icon("close"))))));
 }
 
 async function describeModel(note) {

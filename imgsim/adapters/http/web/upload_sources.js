@@ -26,10 +26,9 @@ async function* walk(entries, files) {
       // A folder is read in portions; the last one is empty.
       const found = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
       if (!found.length) break;
-      for (const entry of found) {
-        if (entry.isDirectory) folders.push(entry);
-        else yield { file: await new Promise((resolve, reject) => entry.file(resolve, reject)), inFolder: true };
-      }
+      folders.push(...found.filter((entry) => entry.isDirectory));
+      const read = found.filter((entry) => entry.isFile).map((entry) => new Promise((resolve, reject) => entry.file(resolve, reject)));
+      for (const file of await Promise.all(read)) yield { file, inFolder: true };
     }
   }
 }
