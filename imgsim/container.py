@@ -24,6 +24,8 @@ from imgsim.adapters.jobs import JOB_QUEUES
 from imgsim.adapters.lock import DataDirectoryLock
 from imgsim.adapters.objects import OBJECT_STORES
 from imgsim.adapters.objects.s3_buckets import S3Buckets
+from imgsim.adapters.objects.s3_location import S3Location
+from imgsim.adapters.objects.s3_reader import S3Reader
 from imgsim.adapters.vectors import VECTOR_INDEXES
 from imgsim.core.errors import SettingsError
 from imgsim.core.events import EventBus
@@ -37,6 +39,7 @@ from imgsim.core.services import (
     SearchService,
     ThumbnailService,
 )
+from imgsim.core.services.bucket_events import BucketEventService
 from imgsim.imports import ImportService
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
@@ -110,6 +113,22 @@ def _policy(settings: Settings) -> RunPolicy:
         timeout_of=lambda name: float(of_stage(name, "timeout_seconds")),
         retries_of=lambda name: int(of_stage(name, "retries")),
     )
+
+
+def _bucket_reader(settings: Settings, buckets: S3Buckets) -> S3Reader | None:
+    """None where no notifications are taken."""
+    if not settings.events_s3.sources or not settings.events_s3.secret:
+        return None
+    url = settings.part_url("objects")
+    own = S3Location.parse(url) if url.startswith("s3:") else None
+    sources = [S3Location.parse(source, "events_s3.sources") for source in settings.events_s3.sources]
+    return S3Reader(buckets, sources, own, settings.upload.max_bytes)
+
+
+def _bucket_events(reader: S3Reader | None, ingest: IngestService, settings: Settings) -> BucketEventService | None:
+    if reader is None:
+        return None
+    return BucketEventService(ingest=ingest, buckets=reader, collection=settings.events_s3.collection)
 
 
 def _arq_calls(settings: Settings, runner: Runner, redis: Any) -> AbstractAsyncContextManager[Any]:
@@ -202,6 +221,8 @@ class Container(containers.DeclarativeContainer):
         url_seconds=settings.provided.objects.presign_seconds,
     )
     import_buckets = providers.Singleton(S3Buckets)
+    bucket_reader = providers.Singleton(_bucket_reader, settings, import_buckets)
+    bucket_events = providers.Singleton(_bucket_events, bucket_reader, ingest, settings)
     reach = providers.Singleton(
         Reach,
         max_bytes=settings.provided.upload.max_bytes,
@@ -244,6 +265,7 @@ class Container(containers.DeclarativeContainer):
         Services,
         ingest=ingest.provider,
         direct=direct.provider,
+        bucket_events=bucket_events.provider,
         search=search.provider,
         lifecycle=lifecycle.provider,
         thumbnails=thumbnails.provider,
@@ -265,6 +287,7 @@ class Container(containers.DeclarativeContainer):
         api_keys=providers.Callable(
             lambda settings: tuple(key.get_secret_value() for key in settings.auth.keys), settings
         ),
+        event_secret=settings.provided.events_s3.secret.get_secret_value.call(),
         loopback_only=providers.Callable(lambda settings: not settings.auth.allow_open, settings),
     )
     app = providers.Singleton(create_app, services, role.provided.routes)

@@ -29,6 +29,7 @@ async def opened(container: Container, patient: bool = False) -> AsyncIterator[N
     settings, role = container.settings(), container.role()
     role.check(settings)
     adapters = {part: _adapter(container, part) for part in role.parts}
+    container.bucket_reader()
     if role.works:
         container.stages()
     async with AsyncExitStack() as stack:

@@ -186,6 +186,20 @@ class Auth(Section):
     allow_open: bool = Field(False, description="Allow an address other than loopback although auth.keys is empty.")
 
 
+class EventsS3(Section):
+    secret: SecretStr = Field(
+        SecretStr(""),
+        description="What POST /events/s3 wants as Authorization: Bearer (MinIO's auth_token). Empty: no bucket notifications are taken.",
+    )
+    sources: tuple[str, ...] = Field(
+        (),
+        description="Buckets whose new objects are taken in, each s3://bucket/prefix?endpoint=URL&region=NAME; no others are ever read.",
+    )
+    collection: str = Field(
+        "default", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Collection that they go into."
+    )
+
+
 class Stage(Section):
     timeout_seconds: float | None = Field(None, gt=0, description="Overrides pipeline.timeout_seconds for this stage.")
     retries: int | None = Field(None, ge=0, description="Overrides pipeline.retries for this stage.")
@@ -232,6 +246,7 @@ class Settings(BaseSettings):
     fetch: Fetch = Fetch()
     cache: Cache = Cache()
     auth: Auth = Auth()
+    events_s3: EventsS3 = EventsS3()
     pipeline: Pipeline = Pipeline()
     plugins: Plugins = Plugins()
     log: Log = Log()

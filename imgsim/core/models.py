@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
-"""A decoded picture: ``(height, width, 3)`` uint8, RGB, upright (EXIF orientation applied)."""
+"""A decoded picture: ``(height, width, 3)`` uint8, sRGB, upright (EXIF orientation applied)."""
+
+DECODING = "srgb@1"
+"""Version of how bytes become a ``Picture``: the part of a cached embedding's key that is no model's."""
 
 Vector = NDArray[np.float32]
 """An embedding: ``(dimensions,)`` float32 of unit length."""
@@ -81,6 +84,12 @@ class Image:
     features: Mapping[str, Any]
     created_at: datetime
     updated_at: datetime
+    states: Mapping[ImageState, datetime] = field(default_factory=dict)
+    """When it last entered each state that it was in, in their order. Left out, what the other fields know."""
+
+    def __post_init__(self) -> None:
+        times = {**(self.states or {self.state: self.updated_at}), ImageState.CREATED: self.created_at}
+        object.__setattr__(self, "states", {state: times[state] for state in ImageState if state in times})
 
     @property
     def at_rest(self) -> bool:
@@ -272,6 +281,10 @@ def new_image_id() -> UUID:
     return UUID(int=value)
 
 
+ORIGINALS, DERIVED = "originals/", "derived/"
+"""What all keys of our objects begin with."""
+
+
 def least_id_at(moment: datetime, plus: timedelta = timedelta(0)) -> UUID:
     """No id that ``new_image_id`` makes at ``moment + plus`` or later is below this one."""
     milliseconds = int((moment.timestamp() + plus.total_seconds()) * 1000)
@@ -281,10 +294,10 @@ def least_id_at(moment: datetime, plus: timedelta = timedelta(0)) -> UUID:
 def original_key(image_id: UUID) -> str:
     """The object key of an image's bytes. Spread over 256 folders by the id's last, random byte."""
     text = str(image_id)
-    return f"originals/{text[-2:]}/{text}"
+    return f"{ORIGINALS}{text[-2:]}/{text}"
 
 
 def derived_prefix(image_id: UUID) -> str:
     """Where stages keep what they make of an image; deleted with it."""
     text = str(image_id)
-    return f"derived/{text[-2:]}/{text}/"
+    return f"{DERIVED}{text[-2:]}/{text}/"

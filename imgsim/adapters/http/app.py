@@ -8,6 +8,7 @@ from litestar.di import Provide
 from litestar.plugins.prometheus import PrometheusConfig
 
 from imgsim.adapters.http.auth import api_key_guard
+from imgsim.adapters.http.bucket_events import receive_bucket_event
 from imgsim.adapters.http.collections import list_collections
 from imgsim.adapters.http.encode import describe, encode
 from imgsim.adapters.http.events import EventsController
@@ -16,18 +17,28 @@ from imgsim.adapters.http.images import ImagesController
 from imgsim.adapters.http.imports import ImportsController
 from imgsim.adapters.http.openapi import openapi_config
 from imgsim.adapters.http.operations import OperationsController
+from imgsim.adapters.http.page import PageController
 from imgsim.adapters.http.problems import EXCEPTION_HANDLERS
 from imgsim.adapters.http.search import SearchController
 from imgsim.adapters.http.services import Services
+from imgsim.adapters.http.sessions import SessionController
 
 _MOST_ENCODED_FILES = 64
 _LARGEST_FIELDS = 1 << 20  # of a form, beside its file
 
 
 _ROUTES: Mapping[str, Sequence[Any]] = {
-    "images": [ImagesController, FilesController, SearchController, EventsController, list_collections],
+    "images": [
+        ImagesController,
+        FilesController,
+        SearchController,
+        EventsController,
+        list_collections,
+        receive_bucket_event,
+    ],
     "encode": [encode, describe],
     "operations": [OperationsController],
+    "page": [PageController, SessionController],
 }
 
 

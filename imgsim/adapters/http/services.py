@@ -17,6 +17,7 @@ from imgsim.core.services import (
     SearchService,
     ThumbnailService,
 )
+from imgsim.core.services.bucket_events import BucketEventService
 from imgsim.imports import ImportService
 
 
@@ -26,6 +27,7 @@ class Services:
 
     ingest: Callable[[], IngestService]
     direct: Callable[[], DirectUploadService]
+    bucket_events: Callable[[], BucketEventService | None]
     search: Callable[[], SearchService]
     lifecycle: Callable[[], LifecycleService]
     thumbnails: Callable[[], ThumbnailService]
@@ -46,6 +48,8 @@ class Services:
     max_upload_bytes: int
     max_import_bytes: int
     presign_seconds: int
+    event_secret: str
+    """Of bucket notifications."""
     api_keys: tuple[str, ...]
     loopback_only: bool
     """Whether a server without keys answers to names of loopback only."""

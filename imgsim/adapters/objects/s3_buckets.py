@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl
 
@@ -57,51 +57,46 @@ class S3Buckets:
 
     async def list(self, url: str) -> AsyncGenerator[str, None]:
         """The URLs of the object with that key, and of all below it."""
+        from imgsim.adapters.objects.s3_errors import CALL_SECONDS, translated
+
         place = _Place.parse(url)
-        pages = None
-        while True:
-            async with self._client(place) as client:
-                if pages is None:
-                    paginator = client.get_paginator("list_objects_v2")
-                    options = {"PageSize": _PAGE}
-                    pages = aiter(paginator.paginate(Bucket=place.bucket, Prefix=place.key, PaginationConfig=options))
-                page = await anext(pages, None)
-            if page is None:
-                return
-            for entry in page.get("Contents", ()):
-                key = entry["Key"]
-                within = not place.key or place.key.endswith("/") or key[len(place.key) :].startswith("/")
-                if (within or key == place.key) and not key.endswith("/"):
-                    yield f"s3://{place.bucket}/{key}{place.query}"
+        with _refusals():
+            client = await self._opened_client(place.endpoint, place.region)
+            options = {"Bucket": place.bucket, "Prefix": place.key, "PaginationConfig": {"PageSize": _PAGE}}
+            pages = aiter(client.get_paginator("list_objects_v2").paginate(**options))
+            while True:
+                async with translated(place.bucket, CALL_SECONDS, place.key):
+                    page = await anext(pages, None)
+                if page is None:
+                    return
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"]
+                    within = not place.key or place.key.endswith("/") or key[len(place.key) :].startswith("/")
+                    if (within or key == place.key) and not key.endswith("/"):
+                        yield f"s3://{place.bucket}/{key}{place.query}"
 
     async def get(self, url: str) -> AsyncGenerator[bytes, None]:
         place = _Place.parse(url)
-        async with self._client(place) as client:
-            response = await client.get_object(Bucket=place.bucket, Key=place.key)
+        with _refusals():
+            async with aclosing(self.read(place.bucket, place.key, place.endpoint, place.region)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def read(self, bucket: str, key: str, endpoint: str, region: str) -> AsyncGenerator[bytes, None]:
+        """The object in chunks. ``ObjectNotFound``, ``SettingsError`` without credentials, else ``Unavailable``."""
+        from imgsim.adapters.objects.s3_errors import CALL_SECONDS, translated
+
+        client = await self._opened_client(endpoint, region)
+        async with translated(bucket, CALL_SECONDS, key):
+            response = await client.get_object(Bucket=bucket, Key=key)
         body = response["Body"]
         async with body:  # closes the connection where the reader leaves early
             while True:
-                async with self._client(place):
+                async with translated(bucket, CALL_SECONDS, key):
                     chunk: bytes = await body.read(_CHUNK_BYTES)
                 if not chunk:
                     return
                 yield chunk
-
-    @asynccontextmanager
-    async def _client(self, place: _Place) -> AsyncIterator[Any]:
-        """Its errors: what the server refuses is ``InvalidRequest``, what goes wrong ``Unavailable``."""
-        from botocore.exceptions import ClientError
-
-        from imgsim.adapters.objects.s3_errors import CALL_SECONDS, http_status, translated
-
-        client = await self._opened_client(place.endpoint, place.region)
-        try:
-            async with translated(place.bucket, CALL_SECONDS, place.key):
-                yield client
-        except Unavailable as error:
-            if isinstance(error.__cause__, ClientError) and 300 <= http_status(error.__cause__) < 429:
-                raise InvalidRequest(error.message) from error
-            raise
 
     async def _opened_client(self, endpoint: str, region: str) -> Any:
         async with self._opening:
@@ -119,7 +114,22 @@ class S3Buckets:
             session = await open_session()
             region = region or session.region_name or "us-east-1"
             return await self._opened.enter_async_context(connect(session, endpoint, region))
-        except SettingsError as error:
-            raise InvalidRequest(error.message) from error
         except (BotoCoreError, ValueError) as error:
-            raise InvalidRequest(f"The bucket cannot be opened: {error}.") from error
+            raise SettingsError(f"The bucket cannot be opened: {error}.") from error
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the server refuses, and what the settings lack, is ``InvalidRequest`` to whoever named the bucket."""
+    try:
+        yield
+    except SettingsError as error:
+        raise InvalidRequest(error.message) from error
+    except Unavailable as error:
+        from botocore.exceptions import ClientError
+
+        from imgsim.adapters.objects.s3_errors import http_status
+
+        if isinstance(error.__cause__, ClientError) and 300 <= http_status(error.__cause__) < 429:
+            raise InvalidRequest(error.message) from error
+        raise

@@ -23,34 +23,34 @@ class S3Location:
     region: str = ""  # empty: what the AWS variables name, else us-east-1
 
     @classmethod
-    def parse(cls, url: str) -> Self:
-        """``SettingsError`` for what is no such URL."""
+    def parse(cls, url: str, setting: str = "objects.url") -> Self:
+        """``SettingsError`` for what is no such URL; it names the `setting`."""
         if "@" in url:  # and is not shown: what stands before it may be a secret
             raise SettingsError(
-                "The setting objects.url holds an '@'. S3 credentials belong into the environment variables "
+                f"The setting {setting} holds an '@'. S3 credentials belong into the environment variables "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             )
         parts = urlsplit(url)
         if not _BUCKET.fullmatch(parts.netloc):
             raise SettingsError(
-                "The setting objects.url must be s3://bucket[/prefix][?endpoint=URL&region=NAME], the bucket of 3 to "
+                f"The setting {setting} must be s3://bucket[/prefix][?endpoint=URL&region=NAME], the bucket of 3 to "
                 f"63 of a-z, 0-9, '.' and '-' (got the bucket {parts.netloc!r})."
             )
         prefix = f"{parts.path.strip('/')}/".lstrip("/")
         if not _PREFIX.fullmatch(prefix) or parts.fragment:
             raise SettingsError(
-                "The prefix in the setting objects.url must be of at most 8 parts of A-Z, a-z, 0-9, '.', '_' and '-', "
+                f"The prefix in the setting {setting} must be of at most 8 parts of A-Z, a-z, 0-9, '.', '_' and '-', "
                 f"separated by '/' (got {prefix!r})."
             )
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(given.keys() - set(_PARAMETERS)):
             raise SettingsError(
-                f"The setting objects.url has no parameter {unknown[0]!r}. Valid: {', '.join(_PARAMETERS)}."
+                f"The setting {setting} has no parameter {unknown[0]!r}. Valid: {', '.join(_PARAMETERS)}."
             )
         region = given.get("region", "")
         if region and not _REGION.fullmatch(region):
-            raise SettingsError(f"The region in the setting objects.url is no name of a region (got {region!r}).")
-        return cls(parts.netloc, prefix, check_endpoint("objects.url", given.get("endpoint", "")), region)
+            raise SettingsError(f"The region in the setting {setting} is no name of a region (got {region!r}).")
+        return cls(parts.netloc, prefix, check_endpoint(setting, given.get("endpoint", "")), region)
 
 
 def check_endpoint(setting: str, url: str) -> str:
