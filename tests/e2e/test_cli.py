@@ -272,7 +272,7 @@ def test_index_goes_on_after_what_fails_and_lists_it_with_the_reason(
     folder.mkdir()
     shutil.copy(photos[0], folder / "good.jpg")
     (folder / "cut.jpg").write_bytes(photos[1].read_bytes()[:2000])
-    (notes := tmp_path / "notes.txt").write_text("no image")
+    (notes := tmp_path / "notes.md").write_text("no image")
 
     failed = quickly("index", "--data-dir", data, folder, notes, status=1)
 
@@ -463,7 +463,7 @@ def test_search_by_text_with_a_model_without_text_says_so(indexed: Path) -> None
 
 
 def test_search_by_what_is_no_image_says_so(indexed: Path, tmp_path: Path) -> None:
-    (notes := tmp_path / "notes.txt").write_text("no image")
+    (notes := tmp_path / "notes.md").write_text("no image")
 
     run("search", "--data-dir", indexed, "--image", notes, status=1).said("imgsim: The file is not an image")
 

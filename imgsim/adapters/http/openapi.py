@@ -44,6 +44,13 @@ _IMAGE = {
     "features": {},
     "created_at": "2026-01-01T12:00:00Z",
     "updated_at": "2026-01-01T12:00:01Z",
+    "states": {
+        "created": "2026-01-01T12:00:00Z",
+        "pending": "2026-01-01T12:00:00.1Z",
+        "embedding": "2026-01-01T12:00:00.2Z",
+        "indexing": "2026-01-01T12:00:00.9Z",
+        "done": "2026-01-01T12:00:01Z",
+    },
 }
 _ANSWER = {
     "model": "efficientnet-lite0@1",
