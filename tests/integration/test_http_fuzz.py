@@ -19,6 +19,7 @@ UNKNOWN = "01900000-0000-7000-8000-000000000000"
 METHODS = ["GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"]
 PATHS = ["", "/upload", "/{id}", "/{id}/file", "/{id}/similar", "/{id}/events", "/{id}/retry", "/{id}/thumbnail"]
 ROUTES = [f"/images{path}" for path in PATHS] + [
+    "/imports", "/imports/{id}", "/imports/{id}/failures",
     "/search", "/encode", "/health", "/ready", "/metrics", "/", "/schema", "/schema/openapi.json", "/collections",
 ]  # fmt: skip
 FIELDS = [
