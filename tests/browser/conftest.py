@@ -84,11 +84,11 @@ class Watch:
     """Whether the test takes the server away."""
     seen: list[str] = field(default_factory=list)
 
-    def follow(self, context: BrowserContext) -> None:
-        context.on("request", lambda request: self._request(request.url))
-        context.on("console", lambda message: self._console(message.type, message.text))
-        context.on("weberror", lambda error: self.seen.append(f"uncaught: {error.error}"))
-        context.on("page", lambda page: page.on("dialog", self._dialog))
+    def follow(self, page: Page) -> None:
+        page.on("request", lambda request: self._request(request.url))
+        page.on("console", lambda message: self._console(message.type, message.text))
+        page.on("pageerror", lambda error: self.seen.append(f"uncaught: {error}"))
+        page.on("dialog", self._dialog)
 
     def _request(self, url: str) -> None:
         if not url.startswith((self.url + "/", "blob:", self.also)):
@@ -111,16 +111,24 @@ def watch(site: Site) -> Watch:
     return Watch(site.url)
 
 
+@pytest.fixture(scope="session")
+async def context(browser: Browser, site: Site) -> AsyncIterator[BrowserContext]:
+    """Keeps the page's files in its cache, as browsers do."""
+    context = await browser.new_context(base_url=site.url)
+    yield context
+    await context.close()
+
+
 @pytest.fixture
-async def page(browser: Browser, site: Site, watch: Watch) -> AsyncIterator[Page]:
+async def page(context: BrowserContext, watch: Watch) -> AsyncIterator[Page]:
     """The gallery, and afterwards the proof that nothing happened that must not."""
-    context = await browser.new_context(base_url=site.url, viewport={"width": 1280, "height": 800})
-    watch.follow(context)
     page = await context.new_page()
+    watch.follow(page)
+    await page.set_viewport_size({"width": 1280, "height": 800})
     await page.goto("/")
     await expect(page.locator(".gallery")).to_be_visible()
     yield page
-    await context.close()
+    await page.close()
     assert watch.seen == []
 
 

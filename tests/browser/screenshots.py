@@ -36,7 +36,7 @@ async def _pictures_shown(page: Page, within: str) -> None:
 
 
 def _fill(server: ImgsimServer) -> str:
-    """Photographs of several kinds, among them copies; the id of a rose."""
+    """Photographs of several kinds; the id of a rose."""
     paths = sorted((DATA / "classes").rglob("*.jpg")) + sorted((DATA / "neardup").glob("*.jpg"))
     order = sorted(paths, key=lambda path: hash_of(path.name))
     chosen = ""
@@ -48,13 +48,6 @@ def _fill(server: ImgsimServer) -> str:
             wait_until_at_rest(client, image["id"])
             if path.parent.name == "roses":
                 chosen = image["id"]
-        for path in sorted((DATA / "neardup").glob("*.jpg"))[2:5]:
-            smaller = Image.open(path)
-            smaller.thumbnail((360, 360))
-            smaller.save(out := io.BytesIO(), "JPEG", quality=70)
-            file = {"file": (f"{path.stem} (small).jpg", out.getvalue())}
-            image = client.post("/images/upload", files=file).raise_for_status().json()
-            wait_until_at_rest(client, image["id"])
     return chosen
 
 
@@ -79,10 +72,20 @@ async def _take(browser: Browser, server: ImgsimServer, chosen: str) -> None:
     await page.locator(".detail-side").evaluate("(side) => { side.scrollTop = 0 }")
     await _save(page, "detail.webp")
     await page.emulate_media(color_scheme="light")
-    await page.goto("/#/duplicates")
-    await expect(page.locator(".group").first).to_be_visible()
-    await _pictures_shown(page, ".group:first-child")
-    await _save(page, "duplicates.webp")
+    more, less = await asyncio.to_thread(_examples, server)
+    await page.goto(f"/#/search?more={more}&less={less}")
+    await expect(page.locator("#results .tile.loaded").nth(13)).to_be_visible()
+    await _pictures_shown(page, ".query")
+    await _save(page, "search.webp")
+
+
+def _examples(server: ImgsimServer) -> tuple[str, str]:
+    """A daisy and a rose."""
+    with server.client() as client:
+        first = [
+            client.get("/images", params={"tag": tag, "limit": 1}).json()["images"][0] for tag in ("daisy", "roses")
+        ]
+    return first[0]["id"], first[1]["id"]
 
 
 async def main() -> None:

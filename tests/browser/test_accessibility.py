@@ -57,7 +57,7 @@ async def test_axe_finds_nothing(browser: Browser, site: Site, image: Json, sche
 
 async def test_everything_that_one_hits_is_large(page: Page, image: Json) -> None:
     await page.set_viewport_size({"width": 360, "height": 740})
-    for address in ("/#/?collection=axe", f"/#/image/{image['id']}", "/#/search", "/#/duplicates"):
+    for address in ("/#/?collection=axe", f"/#/image/{image['id']}", "/#/search"):
         await page.goto(address)
         await page.wait_for_load_state("networkidle")
         small = await page.evaluate(

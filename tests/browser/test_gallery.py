@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import BrowserContext, Page, expect
 
 from tests.browser.conftest import Json, Site, Watch, open_collection
 
@@ -144,9 +144,12 @@ async def test_all_of_it_by_keyboard(page: Page, stock: list[Json]) -> None:
     await expect(page.locator("#quick")).to_be_focused()
 
 
-async def test_an_address_leads_to_its_image_and_closing_to_the_gallery(page: Page, stock: list[Json]) -> None:
+async def test_an_address_leads_to_its_image_and_closing_to_the_gallery(
+    context: BrowserContext, watch: Watch, stock: list[Json]
+) -> None:
     image = stock[3]
-    page = await page.context.new_page()
+    page = await context.new_page()
+    watch.follow(page)
     await page.goto(f"/#/image/{image['id']}")
     await expect(page.locator("#detail-title .name")).to_have_text(image["filename"])
     await page.get_by_label("Close", exact=True).click()
@@ -159,6 +162,8 @@ async def test_an_address_leads_to_its_image_and_closing_to_the_gallery(page: Pa
     await expect(page.locator("#detail")).to_be_hidden()
     await page.go_forward()
     await expect(page.locator("#detail")).to_be_visible()
+    await page.close()
+    assert watch.seen == []
 
 
 async def test_the_address_of_an_image_that_is_gone_says_so(page: Page, watch: Watch) -> None:
@@ -171,7 +176,7 @@ async def test_the_address_of_an_image_that_is_gone_says_so(page: Page, watch: W
 
 async def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, stock: list[Json]) -> None:
     await page.set_viewport_size({"width": 360, "height": 740})
-    for address in ("/#/", "/#/search", "/#/duplicates", f"/#/image/{stock[0]['id']}"):
+    for address in ("/#/", "/#/search", f"/#/image/{stock[0]['id']}"):
         await page.goto(address)
         await page.wait_for_load_state("networkidle")
         width = await page.evaluate("() => document.documentElement.scrollWidth")

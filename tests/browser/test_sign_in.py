@@ -24,8 +24,8 @@ async def test_a_key_opens_everything_until_one_signs_out(
 ) -> None:
     watch = Watch(locked.url, allowed={401})
     context = await browser.new_context(base_url=locked.url)
-    watch.follow(context)
     page = await context.new_page()
+    watch.follow(page)
     await page.goto("/")
     await page.get_by_label("API key").fill("wrong")
     await page.keyboard.press("Enter")

@@ -16,8 +16,8 @@ async def test_pictures_come_from_the_object_store(
     with ImgsimServer(tmp_path / "data", settings | seaweedfs.environment) as server:
         watch = Watch(server.url, also=seaweedfs.endpoint)
         context = await browser.new_context(base_url=server.url)
-        watch.follow(context)
         page = await context.new_page()
+        watch.follow(page)
         await page.goto("/")
         await page.set_input_files("#choose-files", photos[0])
         await expect(page.locator("#grid .tile.loaded")).to_have_count(1)

@@ -35,6 +35,13 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImgsimServer]:
 # the files
 
 
+def web(client: httpx.Client) -> str:
+    """Where the page has its files."""
+    found = re.search('"(/web/[0-9a-f]{20})/app.js"', client.get("/").text)
+    assert found
+    return found[1]
+
+
 def test_the_page_may_load_nothing_from_elsewhere_and_runs_no_script_of_its_own(client: httpx.Client) -> None:
     response = client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
     assert response.headers["content-type"] == "text/html; charset=utf-8"
@@ -54,14 +61,14 @@ def test_the_page_may_load_nothing_from_elsewhere_and_runs_no_script_of_its_own(
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
     page = response.text
-    assert re.findall(r"<script[^>]*>", page) == ['<script type="module" src="/web/app.js">']
+    assert re.findall(r"<script[^>]*>", page) == [f'<script type="module" src="{web(client)}/app.js">']
     assert not re.search(r"<style|\sstyle=|\son\w+=", page)
     assert "<noscript>" in page
 
 
 @pytest.mark.parametrize("name", WEB)
 def test_every_file_is_served_with_its_type_and_refers_to_its_neighbours_only(client: httpx.Client, name: str) -> None:
-    response = client.get(f"/web/{name}")
+    response = client.get(f"{web(client)}/{name}")
     kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "html": "text/html"}
     assert response.headers["content-type"].split(";")[0] == kinds[name.rpartition(".")[2]]
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -71,10 +78,14 @@ def test_every_file_is_served_with_its_type_and_refers_to_its_neighbours_only(cl
         assert imported.removeprefix("./") in WEB
 
 
-def test_what_a_browser_has_is_asked_for_again_and_not_sent_again(client: httpx.Client) -> None:
-    for path in ("/", "/web/app.js"):
+def test_the_page_is_asked_for_each_time_and_its_files_once_for_each_version(client: httpx.Client) -> None:
+    for path, caching in (
+        ("/", "no-cache"),
+        (f"{web(client)}/app.js", "public, max-age=31536000, immutable"),
+        ("/web/another/app.js", "no-cache"),  # amid an upgrade
+    ):
         first = client.get(path)
-        assert first.headers["cache-control"] == "no-cache"
+        assert first.headers["cache-control"] == caching
         again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["content-security-policy"] == first.headers["content-security-policy"]
@@ -83,7 +94,7 @@ def test_what_a_browser_has_is_asked_for_again_and_not_sent_again(client: httpx.
 
 @pytest.mark.parametrize("name", ["nothing.js", "%2e%2e", "..%2Findex.html", "more/index.html"])
 def test_there_is_nothing_else_in_the_folder(client: httpx.Client, name: str) -> None:
-    assert_problem(client.get(f"/web/{name}"), 404, "not-found")
+    assert_problem(client.get(f"{web(client)}/{name}"), 404, "not-found")
 
 
 def test_programs_that_take_no_html_are_told_where_what_is(client: httpx.Client) -> None:

@@ -35,9 +35,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Asked for again each time, and answered with 304: right at once after an upgrade, whichever process answers.
-    "Cache-Control": "no-cache",
 }
+_ASK_AGAIN = "no-cache"
+_FOR_EVER = "public, max-age=31536000, immutable"
 _FOR_PROGRAMS = {
     "name": "imgsim",
     "version": __version__,
@@ -52,16 +52,31 @@ class _File:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Web:
+    version: str
+    """Of all files together. It stands in their address, as ``/web/VERSION/app.js``."""
+    files: Mapping[str, _File]
+
+
 @cache
-def _web() -> Mapping[str, _File]:
-    """By name. Read once, with the first request."""
-    found = {}
-    for each in files("imgsim.adapters.http").joinpath("web").iterdir():
-        media_type = _MEDIA_TYPES.get(each.name.rpartition(".")[2])
-        if media_type:
-            content = each.read_bytes()
-            found[each.name] = _File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-    return found
+def _web() -> _Web:
+    """Read once, with the first request."""
+    contents = {each.name: each.read_bytes() for each in files("imgsim.adapters.http").joinpath("web").iterdir()}
+    version = _digest(b"".join(contents[name] for name in sorted(contents)))
+    contents["index.html"] = contents["index.html"].replace(b'"/web/', f'"/web/{version}/'.encode())
+    return _Web(
+        version,
+        {
+            name: _File(content, media_type, f'"{_digest(content)}"')
+            for name, content in contents.items()
+            if (media_type := _MEDIA_TYPES.get(name.rpartition(".")[2]))
+        },
+    )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:20]
 
 
 class PageController(Controller):
@@ -77,14 +92,18 @@ class PageController(Controller):
             return Response(_FOR_PROGRAMS, headers={"Vary": "Accept"})
         origin = await _origin_of_images(services.objects())
         policy = _POLICY.format(images=f" {origin}" if origin else "")
-        return _answer(request, _web()["index.html"], {"Content-Security-Policy": policy, "Vary": "Accept"})
+        headers = {"Content-Security-Policy": policy, "Cache-Control": _ASK_AGAIN, "Vary": "Accept"}
+        return _answer(request, _web().files["index.html"], headers)
 
-    @get("/web/{name:str}")
-    async def file(self, request: AnyRequest, name: FromPath[str]) -> Response[Any]:
-        file = _web().get(name)
+    @get("/web/{version:str}/{name:str}")
+    async def file(self, request: AnyRequest, version: FromPath[str], name: FromPath[str]) -> Response[Any]:
+        """Kept by browsers for ever. Amid an upgrade a process may be asked for a version that it does not have:
+        it gives its own, for this once."""
+        file = _web().files.get(name)
         if file is None:
             raise NotFoundException
-        return _answer(request, file, {"Content-Security-Policy": "default-src 'none'"})
+        caching = _FOR_EVER if version == _web().version else _ASK_AGAIN
+        return _answer(request, file, {"Content-Security-Policy": "default-src 'none'", "Cache-Control": caching})
 
 
 def _answer(request: AnyRequest, file: _File, headers: Mapping[str, str]) -> Response[Any]:

@@ -2,7 +2,7 @@
 
 import { oncePerFrame } from "./dom.js";
 import { marks } from "./marks.js";
-import { bindMark, bindTile, createTile } from "./tile.js";
+import { bindMark, bindTile, createTile, forgetPicture } from "./tile.js";
 
 const GAP = 8;
 const ROWS_BEYOND = 3; // rendered above and below what is in sight
@@ -102,7 +102,10 @@ export class ImageGrid {
       this.#rows.set(number, row);
     }
     const items = this.#list.items.slice(number * this.#columns, (number + 1) * this.#columns);
-    while (row.children.length > items.length) row.lastChild.remove();
+    while (row.children.length > items.length) {
+      forgetPicture(row.lastChild);
+      row.lastChild.remove();
+    }
     while (row.children.length < items.length) row.append(createTile());
     items.forEach((item, column) => {
       const cell = row.children[column];
@@ -121,6 +124,7 @@ export class ImageGrid {
   #drop(which) {
     for (const [number, row] of this.#rows) {
       if (!which(number)) continue;
+      for (const cell of row.children) forgetPicture(cell);
       row.remove();
       this.#rows.delete(number);
     }

@@ -8,6 +8,8 @@ import { imageHash } from "./router.js";
 
 const HAVE_THUMBNAIL = new Set(["indexing", "done", "error"]);
 
+const FLEETING = 100; // milliseconds
+
 /** A cell of a grid that `bind` fills; used again for other images while one scrolls. */
 export function createTile() {
   const picture = el("img", { alt: "", decoding: "async", draggable: false });
@@ -28,8 +30,7 @@ export function bindTile(cell, item) {
     cell.dataset.id = item.id;
     cell.classList.remove("loaded");
     cell.link.href = imageHash(item.id);
-    cell.picture.removeAttribute("src");
-    cell.picture.removeAttribute("srcset");
+    forgetPicture(cell);
     cell.shown = null;
   }
   showPicture(cell, item);
@@ -46,9 +47,24 @@ export function bindTile(cell, item) {
 function showPicture(cell, item) {
   if (!HAVE_THUMBNAIL.has(item.state) || cell.shown) return;
   cell.shown = item.id;
-  cell.picture.sizes = "(min-width: 40rem) 220px, 33vw";
-  cell.picture.srcset = `${api.thumbnailOf(item.id, "small")} 256w, ${api.thumbnailOf(item.id, "large")} 640w`;
-  cell.picture.src = api.thumbnailOf(item.id, "small");
+  const load = () => {
+    cell.picture.sizes = "(min-width: 40rem) 220px, 33vw";
+    cell.picture.srcset = `${api.thumbnailOf(item.id, "small")} 256w, ${api.thumbnailOf(item.id, "large")} 640w`;
+    cell.picture.src = api.thumbnailOf(item.id, "small");
+  };
+  // What only flies past is not asked for.
+  if (performance.now() - scrolled < FLEETING) cell.timer = setTimeout(load, FLEETING);
+  else load();
+}
+
+let scrolled = -FLEETING;
+window.addEventListener("scroll", () => (scrolled = performance.now()), { passive: true });
+
+/** Give up what a cell that leaves the document is still loading: others wait for the connection. */
+export function forgetPicture(cell) {
+  clearTimeout(cell.timer);
+  cell.picture.removeAttribute("srcset");
+  cell.picture.removeAttribute("src");
 }
 
 export function bindMark(cell, item) {
