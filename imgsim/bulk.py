@@ -1,6 +1,7 @@
 """Uploads all that a source has, a bounded number at a time, and waits until it can be searched."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -11,6 +12,8 @@ from imgsim.core.errors import ImgsimError, Unavailable
 from imgsim.core.models import ImageState
 from imgsim.sources import Item, Source
 from imgsim.sources.source import NotAnImage
+
+log = logging.getLogger("imgsim.bulk")
 
 T = TypeVar("T")
 
@@ -101,6 +104,9 @@ class BulkImport:
             self.report.unavailable = error.message
         except ImgsimError as error:
             await self._failed(Failure(item.label, error.message, error.code))
+        except Exception as error:  # a bug that one file brings to light must not cost the others
+            log.error("importing %s failed", item.label, exc_info=error)
+            await self._failed(Failure(item.label, "Something went wrong here; the log says more.", "internal"))
         else:
             await self._count(item, image, already_there)
 

@@ -125,6 +125,7 @@ def _next_steps(role: str, url: str, settings: Any, model: str) -> str:
     return f"""
 imgsim {__version__} is ready at {url} (model {model}{where})
 
+  Open the web page      {url}/
   Upload an image        curl{key} -F file=@cat.jpg {url}/images/upload
   Ask for similar ones   curl{key} {url}/images/ID/similar
   Search by a file       curl{key} -F file=@cat.jpg {url}/search

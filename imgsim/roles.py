@@ -15,7 +15,7 @@ class Role:
     parts: tuple[str, ...]
     """The adapters it opens, in this order."""
     routes: Collection[str]
-    """Groups of routes: ``images``, ``encode``, ``operations``."""
+    """Groups of routes: ``images``, ``encode``, ``operations``, ``page``."""
     works: bool = False
     """Whether it takes images through the pipeline."""
     shares: bool = True
@@ -32,8 +32,8 @@ class Role:
             )
 
 
-SERVE = Role("serve", (*STORAGE, "embedder"), {"images", "encode", "operations"}, works=True, shares=False)
-API = Role("api", (*STORAGE, "embedder"), {"images", "encode", "operations"})
+SERVE = Role("serve", (*STORAGE, "embedder"), {"images", "encode", "operations", "page"}, works=True, shares=False)
+API = Role("api", (*STORAGE, "embedder"), {"images", "encode", "operations", "page"})
 WORKER = Role("worker", (*STORAGE, "embedder"), {"operations"}, works=True)
 EMBEDDER = Role("embedder", ("embedder",), {"encode", "operations"})
 STORE = Role("migrate-data", STORAGE[:3], (), shares=False)

@@ -1,7 +1,10 @@
 """What the command line works on: a data directory, or a running server. Both take and give the same things."""
 
+import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from uuid import UUID
@@ -104,12 +107,27 @@ class ServerTarget:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+        self._repeats = False
+        """Whether the last upload brought what was there: a run that resumes does so again and again."""
 
     async def upload(
         self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
     ) -> Json:
-        upload = self._client.upload(source, filename=filename, collection=collection, tags=tags, metadata=metadata)
-        return _json(await upload)
+        image = await self._find(source, collection) if self._repeats else None
+        if image is None:
+            image = await self._client.upload(
+                source, filename=filename, collection=collection, tags=tags, metadata=metadata
+            )
+        self._repeats = image.duplicate
+        return _json(image)
+
+    async def _find(self, source: Path | BinaryIO, collection: str) -> Image | None:
+        """The image that has the bytes of `source`, which need not be sent then."""
+        sha256 = await asyncio.to_thread(_sha256, source)
+        async with aclosing(self._client.list(collection=collection, sha256=sha256)) as images:
+            async for image in images:
+                return replace(image, duplicate=True) if image.sha256 == sha256 else None
+        return None
 
     async def wait(self, image_id: str) -> Json:
         return _json(await self._client.wait(image_id))
@@ -179,6 +197,12 @@ async def _answer_of(part: Adapter) -> str:
     except ImgsimError as error:
         return error.message
     return "ok"
+
+
+def _sha256(source: Path | BinaryIO) -> str:
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _json(value: Image | Any) -> Json:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import BinaryIO, cast
 from uuid import UUID
 
@@ -144,9 +145,7 @@ async def _copy_page(source: Storage, target: Storage, images: Sequence[Image], 
             try:
                 report.bytes += await _copy_objects(source.objects, target.objects, image)
                 resting = image.at_rest and image.id not in missing
-                stored = await target.images.add(
-                    image if resting else replace(image, state=ImageState.PENDING, stage=None, embedding=None)
-                )
+                stored = await target.images.add(image if resting else _pending(image))
                 if stored.duplicate:
                     await _take_back(target, image.id)
             except ImgsimError as error:
@@ -158,6 +157,11 @@ async def _copy_page(source: Storage, target: Storage, images: Sequence[Image], 
             report.copied += 1
 
     await asyncio.gather(*(copy(image) for image in images))
+
+
+def _pending(image: Image) -> Image:
+    states = {**image.states, ImageState.PENDING: datetime.now(UTC)}
+    return replace(image, state=ImageState.PENDING, stage=None, embedding=None, states=states)
 
 
 async def _take_back(target: Storage, image_id: UUID) -> None:

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.browser.chromium import install_chromium
+
 CHECKS = (
     ("ruff check", [sys.executable, "-m", "ruff", "check", "."]),
     ("ruff format", [sys.executable, "-m", "ruff", "format", "--check", "."]),
@@ -21,6 +23,7 @@ def main() -> int:
         print(f"{name}: {'failed' if status else 'passed'} ({time.monotonic() - started:.1f} s)", flush=True)
         if status:
             failed.append(name)
+    install_chromium()
     if subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]]).returncode:
         failed.append("pytest")
     if failed:

@@ -1,10 +1,12 @@
-"""From what a decoder gives to 8-bit RGB, reduced, in bands so that a large picture is never held twice."""
+"""From what a decoder gives to 8-bit sRGB, reduced, in bands so that a large picture is never held twice."""
 
 import math
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
+
+from imgsim.adapters.colour_profiles import transform_for
 
 MOST_SIDES = 16
 """The long side of a reduced picture is at most this many times the smallest side asked for: 20 MB at 448."""
@@ -13,35 +15,48 @@ BAND_PIXELS = 1_000_000
 
 
 def reduced_rgb(image: Image.Image, min_side: int, extent: tuple[float, float] | None = None) -> Image.Image:
-    """`image` as RGB, reduced by the largest whole factor that keeps both sides >= `min_side`.
+    """`image` as sRGB, reduced by the largest whole factor that keeps both sides >= `min_side`.
 
     `extent` is the part of `image` that is picture, where a decoder that scales fills up its last column and row.
     Sides that the factor divides are reduced by boxes. Others by boxes of half the factor, then bicubic to whole
     pixels: with the last box filled up, the picture would move by up to half a pixel, which costs .003 of a cosine.
+    The colours come last, since they cost most.
     """
-    width, height = extent or image.size
+    transform = transform_for(image)
+    kept = transform.input_mode if transform and transform.input_mode in ("CMYK", "LAB") else "RGB"
+    small = _reduced(image, min_side, extent or image.size, kept)
+    if transform is None:
+        return small
+    return transform.apply(small.convert(transform.input_mode))
+
+
+def _reduced(image: Image.Image, min_side: int, extent: tuple[float, float], mode: str) -> Image.Image:
+    width, height = extent
     factor = max(1, int(min(width, height)) // min_side)
     # A strip is squashed along its length: scaled alike on both sides it would stay as large as it came.
     across, down = (max(factor, math.ceil(side / (MOST_SIDES * min_side))) for side in (width, height))
     size = max(1, round(width / across)), max(1, round(height / down))
     if across == down == 1:
-        return _boxed_rgb(image if image.size == size else image.crop((0, 0, *size)), (1, 1))
+        return _boxed(image if image.size == size else image.crop((0, 0, *size)), (1, 1), mode)
     if (width % across, height % down) == (0, 0):
-        return _boxed_rgb(image, (across, down))
+        return _boxed(image, (across, down), mode)
     boxes = max(1, across // 2), max(1, down // 2)
     box = (0, 0, width / boxes[0], height / boxes[1])
-    return _boxed_rgb(image, boxes).resize(size, Image.Resampling.BICUBIC, box)
+    return _boxed(image, boxes, mode).resize(size, Image.Resampling.BICUBIC, box)
 
 
-def _boxed_rgb(image: Image.Image, boxes: tuple[int, int]) -> Image.Image:
-    """`image` as RGB, the mean over boxes of so many columns and rows. In bands: beside it only a small one is held."""
+def _boxed(image: Image.Image, boxes: tuple[int, int], mode: str) -> Image.Image:
+    """`image` in `mode` (RGB, or its own), the mean over boxes of so many columns and rows.
+
+    In bands: beside it only a small one is held.
+    """
     levels = _levels(image)
     across, down = boxes
     if across == down == 1:
-        return _to_rgb(image, levels)
-    small = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
+        return _to_mode(image, levels, mode)
+    small = Image.new(mode, (-(-image.width // across), -(-image.height // down)))
     for top, band in _bands(image, down):
-        small.paste(_to_rgb(band, levels).reduce(boxes), (0, top // down))
+        small.paste(_to_mode(band, levels, mode).reduce(boxes), (0, top // down))
     return small
 
 
@@ -71,7 +86,7 @@ def _levels(image: Image.Image) -> tuple[float, float] | None:
     return next(((0.0, limit) for limit in usual), (float(low), float(high)))
 
 
-def _to_rgb(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
+def _to_mode(image: Image.Image, levels: tuple[float, float] | None, mode: str) -> Image.Image:
     if levels:
         low, high = levels
         values = np.nan_to_num(np.asarray(image, np.float64), nan=low, posinf=high, neginf=low)
@@ -83,4 +98,4 @@ def _to_rgb(image: Image.Image, levels: tuple[float, float] | None) -> Image.Ima
         ground = Image.new("RGB", image.size, "white")
         ground.paste(rgba, mask=rgba)
         return ground
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == mode else image.convert("RGB")

@@ -84,10 +84,16 @@ class ImageCalls(Caller):
             pause = min(pause * 1.5, _LONGEST_LOOK)
 
     async def list(
-        self, *, collection: str | None = None, state: ImageState | str | None = None, **filters: Unpack[Filters]
+        self,
+        *,
+        collection: str | None = None,
+        state: ImageState | str | None = None,
+        sha256: str | None = None,
+        **filters: Unpack[Filters],
     ) -> AsyncGenerator[Image, None]:
-        """All images that fit, newest first, fetched page by page."""
-        query = as_query(given(collection=collection, state=state, **filters))
+        """All images that fit, newest first, fetched page by page; with `sha256` the one of `collection` (else
+        ``default``) with these bytes alone."""
+        query = as_query(given(collection=collection, state=state, sha256=sha256, **filters))
         async with aclosing(self._pages("/images", query, ImagePage)) as pages:
             async for page in pages:
                 for image in page.images:

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
-"""A decoded picture: ``(height, width, 3)`` uint8, RGB, upright (EXIF orientation applied)."""
+"""A decoded picture: ``(height, width, 3)`` uint8, sRGB, upright (EXIF orientation applied)."""
+
+DECODING = "srgb@1"
+"""Version of how bytes become a ``Picture``: the part of a cached embedding's key that is no model's."""
 
 Vector = NDArray[np.float32]
 """An embedding: ``(dimensions,)`` float32 of unit length."""
@@ -81,6 +84,12 @@ class Image:
     features: Mapping[str, Any]
     created_at: datetime
     updated_at: datetime
+    states: Mapping[ImageState, datetime] = field(default_factory=dict)
+    """When it last entered each state that it was in, in their order. Left out, what the other fields know."""
+
+    def __post_init__(self) -> None:
+        times = {**(self.states or {self.state: self.updated_at}), ImageState.CREATED: self.created_at}
+        object.__setattr__(self, "states", {state: times[state] for state in ImageState if state in times})
 
     @property
     def at_rest(self) -> bool:

@@ -83,7 +83,7 @@ class StageContext:
         return b"".join([chunk async for chunk in self.ports.objects.get(original_key(self.image.id))])
 
     async def picture(self) -> Picture:
-        """The decoded picture, ``(h, w, 3)`` uint8 RGB, upright, decoded once.
+        """The decoded picture, ``(h, w, 3)`` uint8 sRGB, upright, decoded once.
 
         Large images come scaled down, both sides at least twice the model's input where the image
         has that many pixels (strips beyond 16:1 squashed). Do not write into it: all stages share it.

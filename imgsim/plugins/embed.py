@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from imgsim import hookimpl
-from imgsim.core.models import CacheKey
+from imgsim.core.models import DECODING, CacheKey
 from imgsim.pipeline.stage import Stage, StageContext
 
 
@@ -20,7 +20,7 @@ class EmbedStage:
     async def run(self, ctx: StageContext) -> None:
         """Sets ``ctx.embedding``."""
         embedder, images = ctx.ports.embedder, ctx.ports.images
-        key = CacheKey(ctx.image.sha256, embedder.model_id, embedder.preprocessing)
+        key = CacheKey(ctx.image.sha256, embedder.model_id, f"{embedder.preprocessing} {DECODING}")
         lock = self._running.setdefault(key, asyncio.Lock())
         async with lock:
             ctx.embedding = await images.cached_embedding(key)

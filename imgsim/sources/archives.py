@@ -39,11 +39,15 @@ class ZipSource:
             file.close()
             raise
         weakref.finalize(directory, file.close)  # by the last item that has it, long after this has ended
+        begun = False
         try:
             for member in directory.members():
+                begun = True
                 if not member.name.endswith("/") and not _hidden(member.name):
                     yield _item(self.label, member.name, partial(self._unpacked, directory, member))
         except ImgsimError as error:
+            if not begun:
+                raise
             yield failing(self.label, error)
 
     def _unpacked(self, directory: ZipDirectory, member: Member) -> BinaryIO:

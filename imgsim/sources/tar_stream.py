@@ -92,7 +92,7 @@ class TarStream:
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            if self.begun and (not block or block.count(0) == _BLOCK):
+            if self.begun and block.count(0) == _BLOCK:
                 return None
             raise InvalidRequest(self._wrong()) from error
         self.begun = True

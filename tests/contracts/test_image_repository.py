@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -181,6 +182,60 @@ async def test_callers_cannot_change_what_is_kept(repository: ImageRepository) -
     metadata["list"].append(2)
     image.metadata["list"].append(3)
     assert (await repository.get(image.id)).metadata == {"list": [1]}
+
+
+async def test_each_state_has_the_time_when_it_was_last_entered(repository: ImageRepository) -> None:
+    image = await add(repository)
+    assert image.states == {ImageState.CREATED: image.created_at}
+    seen = [image, *await repository.mark_pending([image.id]), await claim(repository, image.id)]
+    seen.append(await repository.advance(image.id, 1, "other", {}))
+    seen.append(await repository.advance(image.id, 1, "index", {}))
+    seen.append(await repository.finish(image.id, 1, {}, MODEL))
+    assert list(seen[-1].states) == ["created", "pending", "embedding", "indexing", "done"]
+    assert [*seen[-1].states.values()] == sorted(seen[-1].states.values())
+    for before, after in pairwise(seen):
+        if after.state is before.state:
+            assert after.states == before.states
+        else:
+            assert after.states == {**before.states, after.state: after.updated_at}
+    tagged = await repository.update(image.id, tags=["a"])
+    assert tagged.states == seen[-1].states
+    assert await repository.get(image.id) == tagged
+
+
+async def test_a_state_that_comes_again_has_the_later_time(repository: ImageRepository) -> None:
+    image = await add(repository)
+    first = await claim(repository, image.id)
+    soon = datetime.now(UTC)
+    pending = await repository.fail(image.id, 1, BROKEN, soon)
+    assert list(pending.states) == ["created", "pending", "embedding"]
+    assert pending.states[ImageState.PENDING] == pending.updated_at > first.states[ImageState.EMBEDDING]
+    again = await until(lambda: repository.claim([image.id], "one", LONG, "embed"))
+    assert again[0].states[ImageState.EMBEDDING] == again[0].updated_at > pending.updated_at
+    failed = await repository.fail(image.id, 2, BROKEN, None)
+    assert failed.states == {**again[0].states, ImageState.ERROR: failed.updated_at}
+    retried = await repository.retry(image.id)
+    assert retried.states == {**failed.states, ImageState.PENDING: retried.updated_at}
+    await claim(repository, image.id)
+    await repository.release("one")
+    released = await repository.get(image.id)
+    assert released.states[ImageState.PENDING] == released.updated_at > retried.updated_at
+
+
+async def test_those_that_are_buried_have_the_time_of_their_error(repository: ImageRepository) -> None:
+    image = await add(repository)
+    await claim(repository, image.id, seconds=SHORT)
+    (buried,) = await until(lambda: repository.bury(1))
+    assert buried.states[ImageState.ERROR] == buried.updated_at
+
+
+async def test_the_times_of_an_image_from_elsewhere_are_kept(repository: ImageRepository) -> None:
+    now = datetime.now(UTC)
+    states = {state: now - timedelta(seconds=9 - number) for number, state in enumerate(ImageState)}
+    image = await add(
+        repository, state=ImageState.DONE, states=states, created_at=states[ImageState.CREATED], updated_at=now
+    )
+    assert (await repository.get(image.id)).states == states
 
 
 async def test_changes_show_in_updated_at(repository: ImageRepository) -> None:

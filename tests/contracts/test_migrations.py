@@ -5,17 +5,19 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imgsim.adapters.database import MIGRATIONS, migrations, tables
+from imgsim.adapters.database import MIGRATIONS, migrations, statements, tables
 from imgsim.adapters.database.piccolo_app import APP_CONFIG
+from imgsim.adapters.database.rows import row_of
 from imgsim.core.errors import Unavailable
-from imgsim.core.models import ImageFilter
+from imgsim.core.models import Image, ImageFilter, ImageState
 from imgsim.settings import Database, Settings
-from tests.contracts.test_image_repository import add, claim, new_reservation, opened
+from tests.contracts.test_image_repository import new_image, new_reservation, opened
 from tests.servers import PostgreSQL
 
 FOLDER = Path(migrations.__path__[0])
@@ -77,8 +79,16 @@ def columns_of(url: str, postgresql: PostgreSQL) -> Mapping[str, set[str]]:
     return {name: {column for table, column in rows if table == name} for name in names}
 
 
+async def put_old_row(repository: Any, image: Image, owner: str | None = None) -> None:
+    """As the first version did."""
+    row = {**row_of(image), "owner": owner}
+    del row["states"]
+    tags = [statements.insert_tags(image.id, image.tags)] if image.tags else []
+    await repository._session.execute(statements.insert("image", row), *tags)
+
+
 async def test_migrations_make_the_tables_that_the_code_names(url: str, postgresql: PostgreSQL) -> None:
-    assert await migrate(url) == ["0001", "0002", "0003"]
+    assert await migrate(url) == ["0001", "0002", "0003", "0006"]
     assert await migrate(url) == []
     named = [tables.ImageRow, tables.ImageTagRow, tables.CachedEmbeddingRow, tables.ReservationRow]
     assert columns_of(url, postgresql) == {
@@ -90,15 +100,22 @@ async def test_an_old_database_keeps_its_images(url: str, first_only: str, monke
     with monkeypatch.context() as before:
         before.setattr(APP_CONFIG, "migrations_folder_path", first_only)
         async with opened(url) as repository:
-            done = await add(repository, tags=["cat"], metadata={"a": [1]})
-            running = await claim(repository, (await add(repository)).id)
-    with pytest.raises(Unavailable, match="0002, 0003: run imgsim migrate"):
+            done = new_image(
+                tags=["cat"], metadata={"a": [1]}, state=ImageState.DONE, updated_at=datetime.now(UTC), states={}
+            )
+            running = new_image(state=ImageState.EMBEDDING, states={})
+            await put_old_row(repository, done)
+            await put_old_row(repository, running, owner="one")
+    with pytest.raises(Unavailable, match="0002, 0003, 0006: run imgsim migrate"):
         await opened(url).__aenter__()
-    assert await migrate(url) == ["0002", "0003"]
+    assert await migrate(url) == ["0002", "0003", "0006"]
     async with opened(url) as repository:
         assert await repository.get(done.id) == done
+        assert done.states == {ImageState.CREATED: done.created_at, ImageState.DONE: done.updated_at}
         assert list(await repository.list(ImageFilter(tags=["cat"]), 10)) == [done]
         assert list(await repository.release("one")) == [running.id]
+        released = await repository.get(running.id)
+        assert released.states == {ImageState.CREATED: running.created_at, ImageState.PENDING: released.updated_at}
         await repository.reserve(new_reservation())
 
 

@@ -1,6 +1,5 @@
 """The real command line, in processes of its own, on real photographs."""
 
-import asyncio
 import json
 import os
 import re
@@ -18,9 +17,12 @@ from typing import Any
 import httpx
 import pytest
 
-from imgsim import bulk
+from imgsim.bulk import BulkImport
 from imgsim.cli import cli
 from imgsim.client import AsyncClient
+from imgsim.running import opened_reach
+from imgsim.settings import load_settings
+from imgsim.sources import source_at
 from imgsim.targets import ServerTarget
 from tests.processes import ImgsimServer, wait_until_at_rest
 
@@ -258,8 +260,8 @@ def test_index_takes_folders_with_all_below_and_passes_over_what_is_hidden_or_no
     first = quickly("index", "--data-dir", data, "--json", folder)
     again = quickly("index", "--data-dir", data, folder)
 
-    report = {"failed": [], "stopped": False, "unavailable": None}
-    assert first.json == {"indexed": 3, "already_there": 0, "not_images": 3} | report
+    report = {"failed": 0, "pending": 0, "failures": [], "stopped": False, "unavailable": None}
+    assert first.json == {"seen": 6, "indexed": 3, "already_there": 0, "not_images": 3} | report
     assert again.out == "0 indexed, 3 already there, 3 passed over (no images), 0 failed\n"
 
 
@@ -270,14 +272,16 @@ def test_index_goes_on_after_what_fails_and_lists_it_with_the_reason(
     folder.mkdir()
     shutil.copy(photos[0], folder / "good.jpg")
     (folder / "cut.jpg").write_bytes(photos[1].read_bytes()[:2000])
-    (notes := tmp_path / "notes.txt").write_text("no image")
+    (notes := tmp_path / "notes.md").write_text("no image")
 
     failed = quickly("index", "--data-dir", data, folder, notes, status=1)
 
     assert failed.out == "1 indexed, 0 already there, 0 passed over (no images), 2 failed\n"
     failed.said(f"{folder}/cut.jpg: The JPEG image is cut off", f"{notes}: The file is not an image of a format")
-    reasons = quickly("index", "--data-dir", data, "--json", folder, notes, status=1).json["failed"]
-    assert sorted(each["path"] for each in reasons) == [str(notes), f"{folder}/cut.jpg"]
+    again = quickly("index", "--data-dir", data, "--json", folder, notes, status=1).json
+    assert again["failed"] == 2
+    found = {each["source"]: each["type"] for each in again["failures"]}
+    assert found == {str(notes): "unsupported-image", f"{folder}/cut.jpg": "broken-image"}
 
 
 def test_a_file_name_that_is_not_utf_8_can_be_indexed_and_listed(
@@ -326,7 +330,7 @@ def test_a_second_ctrl_c_stops_at_once(data: Path, moody: Path, classes: Path) -
                     continue
         assert end(process).status == 130
     (moody / "hold").unlink()
-    assert quickly("index", "--data-dir", data, "--json", classes / "milk", PYTHONPATH=str(moody)).json["failed"] == []
+    assert quickly("index", "--data-dir", data, "--json", classes / "milk", PYTHONPATH=str(moody)).json["failed"] == 0
 
 
 def test_index_and_search_on_a_server_that_wants_a_key(keyed: ImgsimServer, classes: Path) -> None:
@@ -356,18 +360,13 @@ def test_a_dead_server_is_one_clear_error(dead: str, classes: Path, photos: list
     assert failed.out == ""
 
 
-async def test_a_server_that_goes_for_good_ends_the_run_with_one_error(
-    dead: str, classes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bulk, "_PAUSES", (0.0, 0.0))
-    async with AsyncClient(dead, retries=0) as client:
-        report = await bulk.index_files(
-            ServerTarget(client), [classes], "default", [], lambda report: None, asyncio.Event()
-        )
+async def test_a_server_that_goes_for_good_ends_the_run_with_one_error(dead: str, classes: Path) -> None:
+    async with AsyncClient(dead, retries=0) as client, opened_reach(load_settings()) as reach:
+        report = await BulkImport(ServerTarget(client), pauses=(0.0, 0.0)).run(source_at(str(classes), reach))
 
     assert report.unavailable is not None
     assert report.unavailable.startswith(f"The server at {dead} gave no answer")
-    assert (report.failed, report.seen) == ([], 0)
+    assert (report.failed, report.seen) == (0, 0)
 
 
 def test_a_run_outlives_the_restart_of_its_server(tmp_path: Path, moody: Path, classes: Path, dead: str) -> None:
@@ -381,7 +380,7 @@ def test_a_run_outlives_the_restart_of_its_server(tmp_path: Path, moody: Path, c
             (moody / "hold").unlink()
             server.start()
             ran = end(process)
-        assert (ran.status, ran.json["failed"], ran.json["unavailable"]) == (0, [], None)
+        assert (ran.status, ran.json["failed"], ran.json["unavailable"]) == (0, 0, None)
         assert (ran.json["indexed"], ran.json["already_there"]) == (12, 0)
 
 
@@ -464,7 +463,7 @@ def test_search_by_text_with_a_model_without_text_says_so(indexed: Path) -> None
 
 
 def test_search_by_what_is_no_image_says_so(indexed: Path, tmp_path: Path) -> None:
-    (notes := tmp_path / "notes.txt").write_text("no image")
+    (notes := tmp_path / "notes.md").write_text("no image")
 
     run("search", "--data-dir", indexed, "--image", notes, status=1).said("imgsim: The file is not an image")
 
@@ -613,7 +612,7 @@ def test_the_help_explains_every_option(name: str) -> None:
     for option, about in entries:
         assert len(" ".join(about.split())) > 10, f"{option} is not explained"
     assert text.startswith("Usage: imgsim ")
-    for metavar in re.findall(r"(?:PATHS|IDS)", text.splitlines()[0]):
+    for metavar in re.findall(r"(?:SOURCES|IDS)", text.splitlines()[0]):
         assert f"{metavar} are" in text, f"{metavar} is not explained"
 
 

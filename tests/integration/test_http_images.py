@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 KEYS = [
     "id", "collection", "state", "stage", "duplicate", "sha256", "filename", "content_type", "bytes", "width", "height",
-    "tags", "metadata", "attempts", "error", "embedding", "features", "created_at", "updated_at",
+    "tags", "metadata", "attempts", "error", "embedding", "features", "created_at", "updated_at", "states",
 ]  # fmt: skip
 STATES = ("created", "pending", "embedding", "indexing", "done")
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -135,6 +135,10 @@ def test_an_image_that_is_done_says_by_which_model(client: httpx.Client, photos:
     assert image["embedding"] == {"model": "efficientnet-lite0@1", "dimensions": 1280}
     assert (image["stage"], image["error"], image["attempts"]) == (None, None, 1)
     assert image["updated_at"] > image["created_at"]
+    assert list(image["states"]) == [*STATES]
+    times = [datetime.fromisoformat(time) for time in image["states"].values()]
+    assert times == sorted(times)
+    assert (image["states"]["created"], image["states"]["done"]) == (image["created_at"], image["updated_at"])
 
 
 def test_the_embedding_itself_comes_on_request(client: httpx.Client, photos: list[Path], collection: str) -> None:

@@ -36,6 +36,6 @@ def test_every_route_is_in_the_readme() -> None:
 
     app = create_app(Container(settings=load_settings()).services(), SERVE.routes)
     for route in app.routes:
-        path = route.path_format.replace("{image_id}", "{id}")
+        path = route.path_format.replace("{image_id}", "{id}").replace("{import_id}", "{id}")
         if not path.startswith("/schema"):
             assert path in TEXT, path

@@ -37,7 +37,9 @@ class _Row:
     deleted: bool = False
 
     def change(self, **values: Any) -> Image:
-        self.image = replace(self.image, updated_at=datetime.now(UTC), **values)
+        now = datetime.now(UTC)
+        states = {**self.image.states, values["state"]: now} if "state" in values else self.image.states
+        self.image = replace(self.image, updated_at=now, states=states, **values)
         return self.copy()
 
     def hand_back(self, due_at: float | None) -> None:
@@ -172,7 +174,8 @@ class MemoryImageRepository:
 
     async def advance(self, image_id: UUID, attempt: int, stage: str, features: Mapping[str, Any]) -> Image:
         row = self._claimed(image_id, attempt)
-        return row.change(stage=stage, state=STATE_OF_STAGE.get(stage, row.image.state), features=_json(features))
+        state = {"state": STATE_OF_STAGE[stage]} if stage in STATE_OF_STAGE else {}
+        return row.change(stage=stage, **state, features=_json(features))
 
     async def finish(
         self, image_id: UUID, attempt: int, features: Mapping[str, Any], embedding: EmbeddingInfo | None

@@ -114,14 +114,18 @@ class PiccoloJobs:
         for row in await self._select(self._first_due(spent)):
             message = f"The process that worked on this image ended in each of {row['failures']} attempts."
             error = ImageError(row["stage"], "worker-lost", message, row["attempts"])
-            values: Values = {
-                self._image.state: ImageState.ERROR.value,
-                self._image.error: json_of(asdict(error)),
-                self._image.owner: None,
-                self._image.due_at: None,
+            now = self._session.now()
+            values = {
+                "state": ImageState.ERROR.value,
+                "states": self._session.dialect.states(ImageState.ERROR, now),
+                "error": json_of(asdict(error)),
+                "owner": None,
+                "due_at": None,
             }
-            fence = (self._image.id == uuid_of(row["id"]), self._image.attempts == row["attempts"])
-            buried += await self._change(values, *fence, *self._overdue, spent)
+            fence = "id = {} AND attempts = {} AND due_at <= {} AND owner IS NOT NULL AND failures >= {}"
+            which = QueryString(f"{fence} AND deleted_at IS NULL", row["id"], row["attempts"], now, max_attempts)
+            (changed,) = await self._session.execute(statements.change(values, now, which))
+            buried += map(image_of, changed)
         return buried
 
     # the pieces
@@ -155,7 +159,10 @@ class PiccoloJobs:
         self, image_id: UUID, attempt: int, values: Mapping[str, Any], give_back: bool = False
     ) -> Image:
         """One update under the fence of a claim; `give_back` the attempt to the budget."""
-        statement = statements.change_claimed(image_id, attempt, values, self._session.now(), give_back)
+        now = self._session.now()
+        if "state" in values:
+            values = {**values, "states": self._session.dialect.states(ImageState(values["state"]), now)}
+        statement = statements.change_claimed(image_id, attempt, values, now, give_back)
         (rows,) = await self._session.execute(statement, synced=False)
         if not rows:
             raise LeaseLost(f"Attempt {attempt} no longer holds the image {image_id}.")

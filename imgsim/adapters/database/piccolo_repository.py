@@ -125,19 +125,21 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingC
         return image_of(rows[0])
 
     async def retry(self, image_id: UUID) -> Image:
-        values: Values = {
-            self._image.state: ImageState.PENDING.value,
-            self._image.stage: None,
-            self._image.error: None,
-            self._image.failures: 0,
-            self._image.due_at: self._session.now(),
+        now = self._session.now()
+        values = {
+            "state": ImageState.PENDING.value,
+            "states": self._session.dialect.states(ImageState.PENDING, now),
+            "stage": None,
+            "error": None,
+            "failures": 0,
+            "due_at": now,
         }
-        failed = self._image.state == ImageState.ERROR.value
-        images = await self._change(values, self._image.id == image_id, failed, self._alive)
-        if not images:
+        failed = QueryString(f"id = {{}} AND state = '{ImageState.ERROR}' AND deleted_at IS NULL", image_id)
+        (rows,) = await self._session.execute(statements.change(values, now, failed))
+        if not rows:
             image = await self.get(image_id)
             raise WrongState(f"The image is {image.state}; only an image in error can be retried.")
-        return images[0]
+        return image_of(rows[0])
 
     # delete
 

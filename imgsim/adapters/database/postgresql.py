@@ -52,7 +52,12 @@ class _Engine(PostgresEngine):
 
 
 class PostgreSQLSession:
-    dialect = Dialect(lock=" FOR UPDATE", lock_free=" FOR UPDATE SKIP LOCKED", arrays=True)
+    dialect = Dialect(
+        lock=" FOR UPDATE",
+        lock_free=" FOR UPDATE SKIP LOCKED",
+        arrays=True,
+        entered="COALESCE(states, jsonb_build_object()) || jsonb_build_object('%s', {})",
+    )
 
     def __init__(self, url: str, pool_min: int, pool_max: int) -> None:
         self._name = mask_url(url).partition("?")[0]

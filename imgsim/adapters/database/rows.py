@@ -35,6 +35,7 @@ def image_of(row: Mapping[str, Any]) -> Image:
         features=_json(row["features"]),
         created_at=_datetime(row["created_at"]),
         updated_at=_datetime(row["updated_at"]),
+        states={ImageState(state): _datetime(time) for state, time in (_json(row["states"]) or {}).items()},
     )
 
 
@@ -63,6 +64,7 @@ def row_of(image: Image) -> dict[str, Any]:
         "created_at": image.created_at,
         "updated_at": image.updated_at,
         "deleted_at": None,
+        "states": json_of({state.value: str(time) for state, time in image.states.items()}),
     }
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from piccolo.querystring import QueryString
 
 from imgsim.adapters.database.tables import Tables
+from imgsim.core.models import ImageState
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -22,12 +23,18 @@ class Dialect:
     lock_free: str = ""
     """As `lock`, but passes over the rows that another transaction holds."""
     arrays: bool = False
+    entered: str = "json_set(COALESCE(states, json_object()), '$.%s', {})"
+    """The times of the states, with that of the named one changed."""
 
     def one_of(self, values: Sequence[UUID]) -> QueryString:
         """What follows a column that is to be one of `values`."""
         if self.arrays:  # one statement to prepare, however many they are
             return QueryString("= ANY({})", list(values))
         return QueryString(f"IN ({', '.join('{}' for _ in values)})", *values)
+
+    def states(self, entered: ImageState, now: datetime | QueryString) -> QueryString:
+        """What the column ``states`` becomes when an image enters this state."""
+        return QueryString(self.entered % entered.value, now)
 
 
 class Session(Protocol):

@@ -57,7 +57,8 @@ def insert_tags(image_id: UUID, tags: Sequence[str]) -> QueryString:
 
 def mark_pending(dialect: Dialect, image_ids: Sequence[UUID], now: Time) -> QueryString:
     which = QueryString(f"id {{}} AND state = '{ImageState.CREATED}' AND deleted_at IS NULL", dialect.one_of(image_ids))
-    changes = QueryString(f"state = '{ImageState.PENDING}', updated_at = {{}}", now)
+    entered = dialect.states(ImageState.PENDING, now)
+    changes = QueryString(f"state = '{ImageState.PENDING}', states = {{}}, updated_at = {{}}", entered, now)
     return _update(which, dialect.lock, changes, COLUMNS)
 
 
@@ -72,10 +73,12 @@ def claim(
         until,
         now,
     )
+    state = STATE_OF_STAGE.get(stage, ImageState.PENDING)
     changes = QueryString(
-        "state = {}, stage = {}, attempts = attempts + 1, failures = failures + 1, "
+        "state = {}, states = {}, stage = {}, attempts = attempts + 1, failures = failures + 1, "
         "owner = {}, due_at = {}, updated_at = {}",
-        STATE_OF_STAGE.get(stage, ImageState.PENDING).value,
+        state.value,
+        dialect.states(state, now),
         stage,
         owner,
         until,
@@ -88,9 +91,15 @@ def change_claimed(
     image_id: UUID, attempt: int, values: Mapping[str, Any], now: Time, give_back: bool = False
 ) -> QueryString:
     """Under the fence of a claim: gives nothing, and changes nothing, where the row has moved on."""
-    changes = ", ".join(f'"{name}" = {{}}' for name in values) + (", failures = failures - 1" if give_back else "")
-    sql = f"UPDATE image SET {changes}, updated_at = {{}} WHERE {_CLAIMED} RETURNING {COLUMNS}"
-    return QueryString(sql, *values.values(), now, image_id, attempt)
+    more = {"failures": QueryString("failures - 1")} if give_back else {}
+    return change({**values, **more}, now, QueryString(_CLAIMED, image_id, attempt))
+
+
+def change(values: Mapping[str, Any], now: Time, which: QueryString) -> QueryString:
+    """Gives the rows that changed."""
+    changes = ", ".join(f'"{name}" = {{}}' for name in values)
+    sql = f"UPDATE image SET {changes}, updated_at = {{}} WHERE {{}} RETURNING {COLUMNS}"
+    return QueryString(sql, *values.values(), now, which)
 
 
 def renew(dialect: Dialect, owner: str, image_ids: Sequence[UUID], until: Time) -> QueryString:
@@ -101,8 +110,9 @@ def renew(dialect: Dialect, owner: str, image_ids: Sequence[UUID], until: Time) 
 def release(dialect: Dialect, owner: str, now: Time) -> QueryString:
     """Tombstones too: nobody works on them any more."""
     changes = QueryString(
-        f"state = '{ImageState.PENDING}', stage = NULL, failures = failures - 1, "
+        f"state = '{ImageState.PENDING}', states = {{}}, stage = NULL, failures = failures - 1, "
         "owner = NULL, due_at = {}, updated_at = {}",
+        dialect.states(ImageState.PENDING, now),
         now,
         now,
     )

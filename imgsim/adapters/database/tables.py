@@ -36,6 +36,7 @@ class ImageRow(Table, tablename="image"):
     created_at = Timestamptz()
     updated_at = Timestamptz()
     deleted_at = Timestamptz(null=True, default=None)
+    states = JSONB(null=True, default=None)  # when it last entered each but the first; None: from before 0006
 
 
 class ImageTagRow(Table, tablename="image_tag"):

@@ -1,5 +1,6 @@
 """An ONNX file as a function of pixels."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,17 @@ class OnnxTower:
         return np.asarray(rows)
 
 
-def open_session(path: Path) -> Any:
-    """ONNX Runtime's errors, which have no common class but ``Exception``, for a file that is no model."""
+def quiet_onnxruntime() -> Any:
+    """The library, told before it is imported to send no telemetry: it keeps events below HOME, and calls home."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
+    return onnxruntime
+
+
+def open_session(path: Path) -> Any:
+    """ONNX Runtime's errors, which have no common class but ``Exception``, for a file that is no model."""
+    onnxruntime = quiet_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -42,8 +50,7 @@ def simplify(source: Path, target: Path) -> None:
     So it opens in half the time and memory: the weights are read into their place, and not as a message first.
     ``OSError`` where `target` cannot be written, as on a full disk; else as ``open_session``.
     """
-    import onnxruntime
-
+    onnxruntime = quiet_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # fit for any machine
     options.optimized_model_filepath = str(target)

@@ -17,9 +17,11 @@ from imgsim.adapters.http.images import ImagesController
 from imgsim.adapters.http.imports import ImportsController
 from imgsim.adapters.http.openapi import openapi_config
 from imgsim.adapters.http.operations import OperationsController
+from imgsim.adapters.http.page import PageController
 from imgsim.adapters.http.problems import EXCEPTION_HANDLERS
 from imgsim.adapters.http.search import SearchController
 from imgsim.adapters.http.services import Services
+from imgsim.adapters.http.sessions import SessionController
 
 _MOST_ENCODED_FILES = 64
 _LARGEST_FIELDS = 1 << 20  # of a form, beside its file
@@ -36,6 +38,7 @@ _ROUTES: Mapping[str, Sequence[Any]] = {
     ],
     "encode": [encode, describe],
     "operations": [OperationsController],
+    "page": [PageController, SessionController],
 }
 
 

@@ -10,17 +10,20 @@ from litestar.datastructures import Headers
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 
+from imgsim.adapters.http.sessions import COOKIE, Sessions
 from imgsim.core.errors import Forbidden, Unauthorized
 
 _HARMLESS = {"GET", "HEAD", "OPTIONS"}
 
 
 def api_key_guard(keys: Sequence[str], loopback_only: bool) -> Guard:
-    """``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; handlers with ``opt={"open": True}`` need none.
+    """``Authorization: Bearer KEY``, ``X-API-Key: KEY`` or the cookie of a session; handlers with
+    ``opt={"open": True}`` need none.
 
     Without keys all may come in, `loopback_only` under a name of loopback only.
     """
     wanted = [key.encode() for key in keys]
+    sessions = Sessions(keys)
 
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         if not wanted:
@@ -32,8 +35,13 @@ def api_key_guard(keys: Sequence[str], loopback_only: bool) -> Guard:
         if scheme.lower() != "bearer":
             given = connection.headers.get("x-api-key", "")
         # Every key is compared, so that the time says nothing about which one was close.
-        if sum(hmac.compare_digest(given.strip().encode(), key) for key in wanted) == 0:
-            raise Unauthorized("Send an API key: Authorization: Bearer KEY, or X-API-Key: KEY.")
+        if sum(hmac.compare_digest(given.strip().encode(), key) for key in wanted):
+            return
+        if not sessions.holds(connection.cookies.get(COOKIE, "")):
+            raise Unauthorized("Send an API key: Authorization: Bearer KEY, or X-API-Key: KEY; or sign in at the page.")
+        # A browser sends the cookie by itself, whoever made it ask.
+        if connection.scope.get("method") not in _HARMLESS and _is_of_other_origin(connection.headers):
+            raise Forbidden("Signed in by a cookie, pages of other sites cannot change anything here; send an API key.")
 
     return guard
 
@@ -65,3 +73,8 @@ def _is_of_other_site(headers: Headers) -> bool:
     # Browsers do not send it to plain HTTP beyond loopback; there the origin has to be this host.
     origin = headers.get("origin")
     return origin is not None and origin.partition("://")[2] != headers.get("host")
+
+
+def _is_of_other_origin(headers: Headers) -> bool:
+    """Stricter: SameSite lets a cookie go from other ports and subdomains of the same site, too."""
+    return _is_of_other_site(headers) or headers.get("sec-fetch-site") == "same-site"

@@ -17,6 +17,7 @@ from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.filters import parse_time, valid_filter
 from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState
+from imgsim.core.services.ingest import valid_collection, valid_sha256
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most, 1 to 100.")]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
@@ -141,10 +142,19 @@ class ImagesController(Controller):
         not_tag: NotTags = None,
         created_from: CreatedFrom = None,
         created_to: CreatedTo = None,
+        sha256: Annotated[
+            str | None,
+            QueryParameter(
+                description="The one with these bytes in `collection`, else `default`; no other filter counts."
+            ),
+        ] = None,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> ImagePage:
         """Newest first. Images that arrive while you page neither repeat nor hide others."""
+        if sha256 is not None:
+            image = await services.images().find(valid_collection(collection or "default"), valid_sha256(sha256))
+            return ImagePage([image] if image else [], None)
         try:
             before = UUID(cursor) if cursor else None
         except ValueError as error:

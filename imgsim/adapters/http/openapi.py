@@ -44,6 +44,13 @@ _IMAGE = {
     "features": {},
     "created_at": "2026-01-01T12:00:00Z",
     "updated_at": "2026-01-01T12:00:01Z",
+    "states": {
+        "created": "2026-01-01T12:00:00Z",
+        "pending": "2026-01-01T12:00:00.1Z",
+        "embedding": "2026-01-01T12:00:00.2Z",
+        "indexing": "2026-01-01T12:00:00.9Z",
+        "done": "2026-01-01T12:00:01Z",
+    },
 }
 _ANSWER = {
     "model": "efficientnet-lite0@1",
@@ -250,15 +257,17 @@ def openapi_config() -> OpenAPIConfig:
             security_schemes={
                 "bearer": SecurityScheme(type="http", scheme="bearer", description="Where the server has API keys."),
                 "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+                "session": SecurityScheme(type="apiKey", name="imgsim_session", security_scheme_in="cookie"),
             }
         ),
-        security=[{}, {"bearer": []}, {"key": []}],
+        security=[{}, {"bearer": []}, {"key": []}, {"session": []}],
         tags=[
             Tag("images", "Upload, read, change and delete images."),
             Tag("imports", "Many images at once."),
             Tag("search", "What looks like this?"),
             Tag("encode", "Embeddings without storing anything."),
             Tag("events", "State changes as they happen."),
+            Tag("session", "A cookie for browsers, in place of a key."),
             Tag("operations", "For those who run it."),
         ],
     )

@@ -1,4 +1,4 @@
-"""``/``, ``/health``, ``/ready``, ``/metrics``: for those who run it."""
+"""``/health``, ``/ready``, ``/metrics``: for those who run it."""
 
 import asyncio
 
@@ -6,8 +6,6 @@ from litestar import Controller, MediaType, Response, get
 
 from imgsim import __version__
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.bodies import AnyRequest
-from imgsim.adapters.http.landing import landing_page
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import ImgsimError
 from imgsim.core.ports import Adapter
@@ -52,13 +50,6 @@ class OperationsController(Controller):
         if services.tells_stock:
             await figures.stock.ask(services.images(), services.vectors(), services.jobs())
         return Response(figures.text(), media_type="text/plain; version=0.0.4")
-
-    @get("/", summary="What to do next", media_type=MediaType.HTML, include_in_schema=False)
-    async def landing(self, request: AnyRequest) -> Response[str]:
-        policy = "default-src 'none'; style-src 'unsafe-inline'"
-        return Response(
-            landing_page(str(request.base_url)), media_type=MediaType.HTML, headers={"Content-Security-Policy": policy}
-        )
 
 
 async def _ask(adapter: Adapter) -> str:

@@ -1,0 +1,228 @@
+// Files on their way to the server, and what becomes of them there.
+
+import * as api from "./api.js";
+import { keepOpenWhile, lastEvent, onEvent, onReturn } from "./events.js";
+import { followImport, sendImport } from "./imports.js";
+
+const AT_ONCE = 4; // of the six connections of a browser; the others are for events, thumbnails and clicks
+const READ_AT_ONCE = 4;
+const MOST_TRIES = 4; // to reach a server that does not answer
+const LONGEST_PAUSE = 60;
+
+/** The phases of a row: `waiting`, `sending`, `processing`, then `done`, `there` (a duplicate), `error` or `stopped`. */
+const OVER = new Set(["done", "there", "error", "stopped"]);
+
+class UploadQueue extends EventTarget {
+  rows = [];
+  counts = { waiting: 0, sending: 0, processing: 0, done: 0, there: 0, error: 0, stopped: 0 };
+  passedOver = 0; // files in folders that are no images
+  pausedFor = ""; // why nothing is sent now
+
+  #waiting = [];
+  #byImage = new Map();
+  #sending = new Map(); // row → its request, to stop it
+  #pausedUntil = 0;
+  #timer = 0;
+
+  constructor() {
+    super();
+    onEvent((event) => this.#hear(event));
+    onReturn(() => this.#readAgain());
+    keepOpenWhile(() => this.busy);
+    window.addEventListener("beforeunload", (event) => this.#unsent && event.preventDefault());
+  }
+
+  get #unsent() {
+    return this.counts.waiting + this.counts.sending;
+  }
+
+  get busy() {
+    return this.#unsent + this.counts.processing > 0;
+  }
+
+  /** Take `file` in; `options` are fields of the upload: `collection`, `tags`, `on_copy`. */
+  add(file, options, kind = "image") {
+    const row = { kind, file, name: file.name, size: file.size, options, phase: "waiting", sent: 0, state: null, id: null, note: "", error: null, tries: 0 };
+    this.rows.push(row);
+    this.counts.waiting += 1;
+    this.#waiting.push(row);
+    this.#next();
+    this.#changed();
+  }
+
+  pass() {
+    this.passedOver += 1;
+    this.#changed();
+  }
+
+  /** Again: send what was not stored, process what was. */
+  async retry(row) {
+    if (!row.id) {
+      row.error = null;
+      row.tries = 0;
+      this.#phase(row, "waiting");
+      this.#waiting.push(row);
+      this.#next();
+      return;
+    }
+    try {
+      this.#take(row, await api.post(`/images/${row.id}/retry`));
+    } catch (error) {
+      row.error = error.message;
+      this.#changed();
+    }
+  }
+
+  retryAll() {
+    for (const row of this.rows) if (row.phase === "error") this.retry(row);
+  }
+
+  /** Send nothing more. What was stored is processed. */
+  stop() {
+    for (const row of this.#waiting.splice(0)) this.#phase(row, "stopped");
+    for (const request of this.#sending.values()) request?.abort();
+  }
+
+  /** Forget what is over. */
+  clear() {
+    this.rows = this.rows.filter((row) => !OVER.has(row.phase));
+    for (const phase of OVER) this.counts[phase] = 0;
+    this.passedOver = 0;
+    this.#changed();
+  }
+
+  resume() {
+    this.#pausedUntil = 0;
+    this.#next();
+  }
+
+  #next() {
+    const wait = this.#pausedUntil - Date.now();
+    if (wait > 0) {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#next(), wait);
+      return;
+    }
+    this.pausedFor = "";
+    while (this.#sending.size < AT_ONCE && this.#waiting.length) this.#send(this.#waiting.shift());
+  }
+
+  #pause(seconds, why) {
+    this.#pausedUntil = Math.max(this.#pausedUntil, Date.now() + seconds * 1000);
+    this.pausedFor = `${why} Going on in ${Math.ceil(seconds)} s.`;
+  }
+
+  async #send(row) {
+    this.#sending.set(row, null);
+    row.sent = 0;
+    this.#phase(row, "sending");
+    const progress = (sent, total) => {
+      row.sent = sent / total;
+      this.#changed();
+    };
+    try {
+      const submit = row.kind === "import" ? sendImport : sendImage;
+      const answer = await submit(row, progress, (request) => this.#sending.set(row, request));
+      if (row.kind === "import") this.#follow(row, answer.body);
+      else this.#stored(row, answer);
+    } catch (error) {
+      this.#refused(row, error);
+    }
+    this.#sending.delete(row);
+    this.#next();
+    this.#changed();
+  }
+
+  #refused(row, error) {
+    if (error.name === "AbortError") return this.#phase(row, "stopped");
+    row.tries += 1;
+    const unreachable = error.status === 0 && row.tries < MOST_TRIES;
+    if (error.status === 429 || error.status === 503 || error.status === 401 || unreachable) {
+      const pause = error.status === 401 ? LONGEST_PAUSE : (error.retryAfter ?? Math.min(2 ** row.tries, LONGEST_PAUSE));
+      this.#pause(Math.max(pause, 0.2), error.message);
+      this.#phase(row, "waiting");
+      this.#waiting.unshift(row);
+      return;
+    }
+    row.error = error.message;
+    this.#phase(row, "error");
+  }
+
+  #stored(row, { body }) {
+    row.id = body.id;
+    row.file = null; // it is on the server now
+    if (body.duplicate) {
+      row.state = body.state;
+      return this.#phase(row, "there");
+    }
+    this.#byImage.set(row.id, row);
+    this.#take(row, body);
+    const event = lastEvent(row.id);
+    if (event) this.#hear(event);
+  }
+
+  #hear(event) {
+    const row = this.#byImage.get(event.id);
+    if (!row) return;
+    if (event.state === "deleted") {
+      row.note = "Deleted.";
+      row.state = "deleted";
+      this.#byImage.delete(event.id);
+      this.#phase(row, "stopped");
+    } else this.#take(row, event);
+  }
+
+  /** What an image or an event says; older news than what is known changes nothing. */
+  #take(row, news) {
+    const at = news.at ?? news.updated_at;
+    if (row.at && at < row.at) return;
+    row.at = at;
+    row.state = news.state;
+    row.error = news.error?.message ?? null;
+    row.note = news.stage && news.state !== "done" ? news.stage : "";
+    this.#phase(row, { done: "done", error: "error" }[news.state] ?? "processing");
+    if (row.phase === "done") this.#byImage.delete(row.id);
+  }
+
+  async #readAgain() {
+    const rows = this.rows.filter((row) => row.phase === "processing" && row.kind === "image");
+    const reader = async () => {
+      for (let row = rows.pop(); row; row = rows.pop()) {
+        try {
+          this.#take(row, await api.image(row.id));
+        } catch (error) {
+          if (error.status === 404) this.#hear({ id: row.id, state: "deleted" });
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: READ_AT_ONCE }, reader));
+  }
+
+  #follow(row, job) {
+    row.file = null;
+    followImport(row, job, () => this.#changed()).then((phase) => this.#phase(row, phase));
+    this.#phase(row, "processing");
+  }
+
+  #phase(row, phase) {
+    this.counts[row.phase] -= 1;
+    row.phase = phase;
+    this.counts[phase] += 1;
+    this.#changed();
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+function sendImage(row, progress, onRequest) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(row.options)) {
+    for (const each of [value].flat()) if (each) form.append(name, each);
+  }
+  form.append("file", row.file, row.name);
+  return api.send("/images/upload", form, progress, onRequest);
+}
+
+export const uploads = new UploadQueue();

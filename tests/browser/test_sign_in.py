@@ -1,0 +1,56 @@
+"""The page of a server with keys."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser.conftest import Watch
+from tests.processes import ImgsimServer
+
+KEY = "first-key"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImgsimServer]:
+    settings = {"IMGSIM_AUTH__KEYS": f"{KEY},second-key", "IMGSIM_EMBEDDER__URL": "colour:"}
+    with ImgsimServer(tmp_path_factory.mktemp("closed") / "data", settings) as server:
+        yield server
+
+
+async def test_a_key_opens_everything_until_one_signs_out(
+    browser: Browser, locked: ImgsimServer, photos: list[Path]
+) -> None:
+    watch = Watch(locked.url, allowed={401})
+    context = await browser.new_context(base_url=locked.url)
+    watch.follow(context)
+    page = await context.new_page()
+    await page.goto("/")
+    await page.get_by_label("API key").fill("wrong")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("alert")).to_contain_text("This is no key of this server")
+    await page.get_by_label("API key").fill(KEY)
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".gallery")).to_be_visible()
+
+    (cookie,) = await context.cookies()
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+    assert KEY not in cookie["value"]
+    await page.click("#open-uploads")
+    await page.set_input_files("#choose-files", photos[0])
+    await expect(page.locator(".upload[data-phase=done]")).to_have_count(1)  # by the event stream
+    await expect(page.locator("#grid .tile.loaded")).to_have_count(1)  # an image
+
+    await context.clear_cookies()
+    await page.get_by_label("State").first.select_option("done")
+    await expect(page.get_by_label("API key")).to_be_visible()
+    await page.get_by_label("API key").fill("second-key")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#grid .tile")).to_have_count(1)
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("API key")).to_be_visible()
+    assert await context.cookies() == []
+    await context.close()
+    assert watch.seen == []
