@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
@@ -40,7 +40,8 @@ class Uploads(Protocol):
 
 
 class BulkImport:
-    """`on_progress` is told after each item; `on_failure`, in a thread, of every failure."""
+    """`on_progress` is told after each item, `on_indexed` of each that was new, `on_pause` when a part is away and is
+    waited for; `on_failure`, in a thread, of every failure."""
 
     def __init__(
         self,
@@ -49,8 +50,10 @@ class BulkImport:
         tags: Sequence[str] = (),
         *,
         at_once: int = AT_ONCE,
-        pauses: Sequence[float] = PAUSES,
+        pauses: Iterable[float] = PAUSES,
         on_progress: Callable[[BulkReport], None] = lambda report: None,
+        on_indexed: Callable[[Item], None] = lambda item: None,
+        on_pause: Callable[[Unavailable], None] = lambda error: None,
         on_failure: Callable[[Failure], None] = lambda failure: None,
     ) -> None:
         self.report = BulkReport()
@@ -60,6 +63,8 @@ class BulkImport:
         self._at_once = at_once
         self._pauses = pauses
         self._on_progress = on_progress
+        self._on_indexed = on_indexed
+        self._on_pause = on_pause
         self._on_failure = on_failure
         self._stopping = False
 
@@ -128,6 +133,7 @@ class BulkImport:
             self.report.already_there += 1
         else:
             self.report.indexed += 1
+            self._on_indexed(item)
 
     async def _failed(self, failure: Failure) -> None:
         self.report.add(failure)
@@ -137,8 +143,9 @@ class BulkImport:
         for pause in self._pauses:
             try:
                 return await call()
-            except Unavailable:
+            except Unavailable as error:
                 if self._stopping:
                     raise
+                self._on_pause(error)
                 await asyncio.sleep(pause)
         return await call()

@@ -44,6 +44,12 @@ class BulkReport:
     def complete(self) -> bool:
         return not (self.failed or self.stopped or self.unavailable)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.indexed} indexed, {self.already_there} already there, "
+            f"{self.not_images} passed over (no images), {self.failed} failed"
+        )
+
     def add(self, failure: Failure) -> None:
         self.failed += 1
         if len(self.failures) < SHOWN:

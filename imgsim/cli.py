@@ -20,6 +20,7 @@ from imgsim.cli_options import (
     settings_of,
     settings_options,
 )
+from imgsim.cli_watch import watch
 from imgsim.core.errors import ImgsimError, SettingsError
 
 
@@ -31,9 +32,10 @@ def cli() -> None:
     \b
     imgsim serve                          start the server, everything in one process
     imgsim index ~/Pictures               index a folder, an archive, a table
+    imgsim watch ~/Pictures               index a folder, and what comes into it
     imgsim search --image cat.jpg         what looks like this?
 
-    index, search, status and retry work on the data directory, or on a running server with --server URL.
+    index, watch, search, status and retry work on the data directory, or on a running server with --server URL.
     """
 
 
@@ -135,6 +137,7 @@ Ctrl-C stops it.
 
 
 cli.add_command(index)
+cli.add_command(watch)
 
 
 @cli.command()

@@ -161,10 +161,7 @@ def _say(report: "BulkReport", as_json: bool, file: Path | None) -> None:
     if as_json:
         print_json(report.summary())
     else:
-        click.echo(
-            f"{report.indexed} indexed, {report.already_there} already there, "
-            f"{report.not_images} passed over (no images), {report.failed} failed"
-        )
+        click.echo(str(report))
         for failure in report.failures:
             click.echo(f"  {failure.source}: {failure.reason}", err=True)
         if more := report.failed - len(report.failures):

@@ -174,7 +174,7 @@ async def open_target(settings: Settings, server: str | None, work: bool = False
     """The server at `server`, or the data directory; with `work` images are processed here meanwhile."""
     if server is not None:
         keys = settings.auth.keys
-        async with AsyncClient(server, keys[0].get_secret_value() if keys else "") as client:
+        async with AsyncClient(server, keys[0].get_secret_value() if keys else "", retries=3) as client:
             target = ServerTarget(client)
             await target.check()
             yield target

@@ -1,7 +1,9 @@
 """The README's examples, run."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,28 @@ def test_the_http_examples_run(server: ImgsimServer, photos: list[Path], tmp_pat
     assert "event: done" in ran.stdout
     assert (tmp_path / "copy.jpg").read_bytes() == photos[0].read_bytes()
     assert (tmp_path / "cat.f32").stat().st_size == 1280 * 4
+
+
+def test_the_client_example_runs(server: ImgsimServer, photos: list[Path], tmp_path: Path) -> None:
+    shutil.copy(photos[2], tmp_path / "cat.jpg")
+    shutil.copy(photos[3], tmp_path / "dog.jpg")
+    (script,) = code_blocks("python", after="<!-- client example -->")
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "IMGSIM": server.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    lines = ran.stdout.splitlines()
+    assert lines[0].startswith("done ")
+    assert "dog.jpg" in lines[1]
+    assert lines[-2] == "done"
+    assert lines[-1].startswith("404 urn:imgsim:error:image-not-found No image has the id")
+    assert (tmp_path / "copy.jpg").read_bytes() == photos[2].read_bytes()
+    assert (tmp_path / "small.webp").read_bytes()[8:12] == b"WEBP"
 
 
 def test_the_plugin_of_the_readme_works(photos: list[Path], tmp_path: Path) -> None:

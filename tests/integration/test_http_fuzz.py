@@ -19,7 +19,9 @@ UNKNOWN = "01900000-0000-7000-8000-000000000000"
 METHODS = ["GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"]
 PATHS = ["", "/upload", "/{id}", "/{id}/file", "/{id}/similar", "/{id}/events", "/{id}/retry", "/{id}/thumbnail"]
 ROUTES = [f"/images{path}" for path in PATHS] + [
-    "/search", "/encode", "/health", "/ready", "/metrics", "/", "/session", "/web/any/app.js", "/schema", "/schema/openapi.json", "/collections",
+    "/imports", "/imports/{id}", "/imports/{id}/failures",
+    "/session", "/web/any/app.js",
+    "/search", "/encode", "/health", "/ready", "/metrics", "/", "/schema", "/schema/openapi.json", "/collections",
 ]  # fmt: skip
 FIELDS = [
     "file", "collection", "tag", "tags", "metadata", "limit", "min_score", "cursor", "state", "vector", "text", "url",
