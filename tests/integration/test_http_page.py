@@ -103,6 +103,11 @@ def test_programs_that_take_no_html_are_told_where_what_is(client: httpx.Client)
         assert client.get(link).status_code == 200
 
 
+@pytest.mark.parametrize("quality", ["1e999", "x", "-1", ""])
+def test_an_accept_header_that_makes_no_sense_gets_the_page(client: httpx.Client, quality: str) -> None:
+    assert client.get("/", headers={"Accept": f"a/b;q={quality}"}).status_code == 200
+
+
 # sessions
 
 

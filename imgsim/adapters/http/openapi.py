@@ -159,13 +159,17 @@ def _schema_of(kind: type[msgspec.Struct], example: dict[str, Any]) -> OpenAPIMe
     properties = {
         name: Schema(
             type=_type_of(value),
-            items=Schema(type=OpenAPIType.STRING) if "array" in str(value.get("type")) else None,
+            items=_items_of(value) if "array" in str(value.get("type")) else None,
             default=value.get("default"),
         )
         for name, value in raw.get("properties", {}).items()
     }
     schema = Schema(type=OpenAPIType.OBJECT, properties=dict(properties), description=raw.get("description"))
     return OpenAPIMediaType(schema=schema, examples={"example": Example(value=example)})
+
+
+def _items_of(value: dict[str, Any]) -> Schema:
+    return Schema(type=OpenAPIType.OBJECT if "$ref" in value.get("items", {}) else OpenAPIType.STRING)
 
 
 def _type_of(value: dict[str, Any]) -> OpenAPIType | list[OpenAPIType] | None:
