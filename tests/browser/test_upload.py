@@ -49,7 +49,7 @@ async def test_chosen_files_show_a_row_each_until_they_are_done(page: Page, site
         path.name for path in photos[:6]
     )
     for name in (path.name for path in photos[:6]):
-        await expect(page.locator(f'#grid img[alt="{name}"]')).to_be_visible()
+        await expect(page.locator(f'#grid img[alt="{name}"]').first).to_be_visible()
 
     await page.set_input_files("#choose-files", photos[:1])
     await expect(page.locator(".upload[data-phase=there]")).to_contain_text("duplicate")
