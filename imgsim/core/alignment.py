@@ -5,18 +5,19 @@ is found by Gauss-Newton steps on the squared difference, with gain and offset f
 20 Years On", 2004). The steps begin at the best of the pieces that lose 0, 10 or 20 % of the width and the height.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.core.fingerprints import DCT, SIDE, Fingerprint, Levels
+from imgsim.core.fingerprints import SIDE, Fingerprint, Levels, dct
 
-_START, _MIDDLE = 16, 32  # grids on which a start is looked for, and most of the steps are made
-_MIDDLE_STEPS, _LAST_STEPS = 6, 4
-_LEAST_AT_START, _LEAST_IN_THE_MIDDLE = 0.35, 0.7
-"""Correlations below which nothing comes of further steps; of copies, 1 in 1000 is below."""
+_STEPS = 3  # on each grid
+_LEAST = 0.45, 0.78, 0.85, 0.5
+"""Correlations of the starts, and after the steps on each grid, below which nothing comes of further ones."""
 _LEAST_SHARED = 0.5
+_ALL = slice(None)
 _LONGEST_STEP = 0.1
 
 Map = NDArray[np.float32]
@@ -32,42 +33,47 @@ class Fit(NamedTuple):
     """How far the map is from moving, turning and scaling alike in both directions: 0 for none."""
 
 
-class _Grids:
-    """Fingerprints as grids of three sizes, and the fine detail alone."""
+class _Pictures:
+    """Fingerprints as grids of any size: the lowest frequencies give a small one."""
 
-    def __init__(self, fingerprints: list[Fingerprint]) -> None:
-        spectra = np.stack([each.coefficients for each in fingerprints]).astype(np.float32)
-        spectra /= np.sqrt((spectra**2).sum((1, 2), keepdims=True)).clip(1)
-        self.levels = (DCT.T @ spectra @ DCT) * SIDE
-        self.detail = (DCT.T @ (spectra * _FINE) @ DCT) * SIDE
-        self.middle = _halved(self.levels)
-        self.start = _halved(self.middle)
+    def __init__(self, fingerprints: Sequence[Fingerprint]) -> None:
+        self._spectra = np.stack([each.coefficients for each in fingerprints]).astype(np.float32)
+        self._spectra /= np.sqrt((self._spectra**2).sum((1, 2), keepdims=True)).clip(1)
         self.aspect = np.array([each.aspect for each in fingerprints], np.float32)
 
-    def mirrored(self) -> "_Grids":
-        other = object.__new__(_Grids)
-        for name in ("levels", "detail", "middle", "start"):
-            setattr(other, name, getattr(self, name)[:, :, ::-1])
-        other.aspect = self.aspect
-        return other
+    def mirrored(self) -> "_Pictures":
+        mirrored = object.__new__(_Pictures)
+        mirrored._spectra, mirrored.aspect = self._spectra * _MIRROR, self.aspect
+        return mirrored
+
+    def grids(self, side: int, chosen: NDArray[np.intp] | slice = _ALL) -> Levels:
+        """``(n, side, side)`` of those chosen."""
+        return _grids(self._spectra[chosen, :side, :side], side)
+
+    def detail(self, chosen: NDArray[np.intp] | slice = _ALL) -> Levels:
+        """``(n, 64, 64)``: what is finer than 1/64 of a side."""
+        return _grids(self._spectra[chosen] * _FINE, SIDE)
 
 
-def fit(picture: Fingerprint, others: list[Fingerprint]) -> Fit:
+def fit(picture: Fingerprint, others: Sequence[Fingerprint]) -> Fit:
     """How `picture` lies over each of `others`."""
     found = Fit(np.full(len(others), -1, np.float32), np.full(len(others), np.inf, np.float32))
     if not others:
         return found
-    one, many = _Grids([picture]), _Grids(others)
-    ways = [(way, *_START_GRID.best(many.start, way.start)) for way in (one, one.mirrored())]
+    one, many = _Pictures([picture]), _Pictures(others)
+    start = many.grids(_START.side)
+    ways = [(way, *_START.best(start, way.grids(_START.side))) for way in (one, one.mirrored())]
     mirrored = ways[1][2] > ways[0][2]
-    for (way, maps, scores), which in zip(ways, (~mirrored, mirrored), strict=True):
-        chosen = np.flatnonzero(which & (scores >= _LEAST_AT_START))
-        near, score = _MIDDLE_GRID.refine(many.middle[chosen], way.middle, maps[chosen], _MIDDLE_STEPS)
-        good = score >= _LEAST_IN_THE_MIDDLE
-        chosen = chosen[good]
-        maps, _ = _LAST_GRID.refine(many.levels[chosen], way.levels, near[good], _LAST_STEPS)
-        (laid,), mask = _LAST_GRID.laid([many.detail[chosen]], maps)
-        found.detail[chosen] = _correlation(laid, way.detail.reshape(1, -1), mask)
+    for (way, maps, score), these in zip(ways, (~mirrored, mirrored), strict=True):
+        chosen = np.arange(len(others))
+        keep = these & (score >= _LEAST[0])
+        for grid, least in zip((_START, _MIDDLE, _LAST), _LEAST[1:], strict=True):
+            chosen, maps = chosen[keep], maps[keep]
+            maps, score = grid.refine(many.grids(grid.side, chosen), way.grids(grid.side), maps)
+            keep = score >= least
+        chosen, maps = chosen[keep], maps[keep]
+        laid, mask = _LAST.laid(many.detail(chosen), maps)
+        found.detail[chosen] = _correlation(laid, way.detail().reshape(1, -1), mask)
         found.distortion[chosen] = _distortion(maps, many.aspect[chosen], way.aspect)
     return found
 
@@ -103,25 +109,26 @@ class _Grid:
         unit: Levels = cut / np.linalg.norm(cut, axis=-1, keepdims=True).clip(1e-6)
         return unit
 
-    def refine(self, many: Levels, one: Levels, maps: Map, steps: int) -> tuple[Map, NDArray[np.float32]]:
-        """`maps` after `steps`, each the best on its way, with the correlations that they give."""
+    def refine(self, many: Levels, one: Levels, maps: Map) -> tuple[Map, NDArray[np.float32]]:
+        """`maps` after some steps, each the best on its way, with the correlations that they give."""
         best, score = maps, np.full(len(maps), -1, np.float32)
         if not len(maps):
             return best, score
-        down, across = (np.asarray(slope) for slope in np.gradient(many, axis=(1, 2)))
         target = one.reshape(1, -1)
-        for step in range(steps + 1):
-            (laid, dx, dy), mask = self.laid([many, across, down], maps)
-            now = np.where(mask.mean(1) >= _LEAST_SHARED, _correlation(laid, target, mask), -1)
+        for step in range(_STEPS + 1):
+            laid, mask = self.laid(many, maps)
+            now = np.where(mask.mean(1) >= _LEAST_SHARED, _correlation(laid, target, mask), np.float32(-1))
             best, score = np.where((now > score)[:, None], maps, best), np.maximum(now, score)
-            if step < steps:
-                maps = maps + self._step(laid, dx * self.side, dy * self.side, mask, target)
+            if step < _STEPS:
+                maps = _composed(maps, self._step(laid, mask, target))
         return best, score
 
-    def _step(self, laid: Levels, dx: Levels, dy: Levels, mask: Levels, target: Levels) -> Map:
+    def _step(self, laid: Levels, mask: Levels, target: Levels) -> Map:
         """Least squares for ``target = gain * (laid + slopes @ step) + offset``."""
-        columns = (dx * self.x, dx * self.y, dx, dy * self.x, dy * self.y, dy, laid, np.ones_like(laid))
-        slopes = np.stack([column * mask for column in columns], 1)
+        grids: Levels = laid.reshape(-1, self.side, self.side)
+        dx, dy = (np.gradient(grids, axis=axis).reshape(laid.shape) * (self.side * mask) for axis in (2, 1))
+        columns = (dx * self.x, dx * self.y, dx, dy * self.x, dy * self.y, dy, laid * mask, mask)
+        slopes = np.stack(columns, 1)
         normal = slopes @ slopes.transpose(0, 2, 1)
         # A little of a ridge: plain pictures say nothing about some of the six.
         normal += np.eye(8, dtype=np.float32) * (1e-6 + 1.25e-6 * np.trace(normal, axis1=1, axis2=2))[:, None, None]
@@ -130,26 +137,36 @@ class _Grid:
         step: Map = (solved[:, :6] / np.where(np.abs(gain) < 0.2, 0.2, gain)).clip(-_LONGEST_STEP, _LONGEST_STEP)
         return step
 
-    def laid(self, grids: list[Levels], maps: Map) -> tuple[list[Levels], Levels]:
-        """Each of `grids` ``(n, side, side)`` as seen through `maps`, bilinear, and where there is anything to see."""
-        last = self.side - 1
+    def laid(self, many: Levels, maps: Map) -> tuple[Levels, Levels]:
+        """`many` ``(n, side, side)`` as seen through `maps`, bilinear, and where there is anything to see."""
+        last = np.float32(self.side - 1)
         x, y = (
-            (maps[:, i : i + 1] * self.x + maps[:, i + 1 : i + 2] * self.y + maps[:, i + 2 : i + 3] + 0.5) * self.side
-            - 0.5
+            maps[:, i : i + 1] * (self.x * self.side)
+            + maps[:, i + 1 : i + 2] * (self.y * self.side)
+            + (maps[:, i + 2 : i + 3] * self.side + last / 2)
             for i in (0, 3)
         )
-        mask = ((x >= -0.5) & (x <= last + 0.5) & (y >= -0.5) & (y <= last + 0.5)).astype(np.float32)
-        x, y = x.clip(0, last - 1e-3), y.clip(0, last - 1e-3)
+        mask = ((np.abs(x - last / 2) <= self.side / 2) & (np.abs(y - last / 2) <= self.side / 2)).astype(np.float32)
+        np.clip(x, 0, last - np.float32(1e-3), out=x)
+        np.clip(y, 0, last - np.float32(1e-3), out=y)
         left, top = x.astype(np.int32), y.astype(np.int32)
-        right, below = x - left, y - top
-        at = np.arange(len(maps), dtype=np.int32)[:, None] * self.side**2 + top * self.side + left
-        seen = []
-        for grid in grids:
-            flat = np.ascontiguousarray(grid).reshape(-1)
-            upper = flat[at] * (1 - right) + flat[at + 1] * right
-            lower = flat[at + self.side] * (1 - right) + flat[at + self.side + 1] * right
-            seen.append(upper * (1 - below) + lower * below)
-        return seen, mask
+        x -= left
+        y -= top
+        at = top * self.side + left + np.arange(len(maps), dtype=np.int32)[:, None] * self.side**2
+        flat = np.ascontiguousarray(many).reshape(-1)
+        upper, lower = flat.take(at), flat.take(at + self.side)
+        upper += (flat.take(at + 1) - upper) * x
+        lower += (flat.take(at + (self.side + 1)) - lower) * x
+        return upper + (lower - upper) * y, mask
+
+
+def _composed(maps: Map, steps: Map) -> Map:
+    """First a small step, then the map."""
+    a, b, c, d, e, f = maps.T
+    p, q, r, s, t, u = steps.T
+    composed = [a + a * p + b * s, b + a * q + b * t, c + a * r + b * u]
+    composed += [d + d * p + e * s, e + d * q + e * t, f + d * r + e * u]
+    return np.stack(composed, 1)
 
 
 def _cut(side: int, size: float, at: float) -> Levels:
@@ -162,10 +179,9 @@ def _cut(side: int, size: float, at: float) -> Levels:
     return cut
 
 
-def _halved(levels: Levels) -> Levels:
-    n, side, _ = levels.shape
-    mean: Levels = levels.reshape(n, side // 2, 2, side // 2, 2).mean((2, 4))
-    return mean
+def _grids(spectra: Levels, side: int) -> Levels:
+    transform = _DCT_OF[side]
+    return np.asarray(transform.T @ spectra @ transform * side, np.float32)
 
 
 def _correlation(laid: Levels, target: Levels, mask: Levels) -> NDArray[np.float32]:
@@ -195,4 +211,6 @@ def _fine() -> Levels:
 
 
 _FINE = _fine()
-_START_GRID, _MIDDLE_GRID, _LAST_GRID = _Grid(_START), _Grid(_MIDDLE), _Grid(SIDE)
+_MIRROR = np.where(np.arange(SIDE) % 2, -1, 1).astype(np.float32)
+_START, _MIDDLE, _LAST = _Grid(16), _Grid(32), _Grid(SIDE)
+_DCT_OF: Mapping[int, Levels] = {grid.side: dct(grid.side) for grid in (_START, _MIDDLE, _LAST)}
