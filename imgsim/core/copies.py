@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from imgsim.core.alignment import fit
 from imgsim.core.fingerprints import Fingerprint
+from imgsim.core.models import Image
 
 MOST_BITS = 48
 """Of 256 bits of PDQ that may differ, in the best of eight orientations; different photographs begin at 64."""
@@ -26,7 +27,7 @@ _AT_ONCE = 16
 
 
 def copies_among(picture: Fingerprint | None, others: Sequence[Fingerprint | None]) -> list[bool]:
-    """Which of `others` are copies of `picture`, or it of them. 1 ms of CPU for each that resembles it."""
+    """Which of `others` are copies of `picture`, or it of them. 0.5 ms of CPU for each that resembles it."""
     found = [False] * len(others)
     if picture is None:
         return found
@@ -41,6 +42,11 @@ def copies_among(picture: Fingerprint | None, others: Sequence[Fingerprint | Non
         for place, is_copy in zip(places, alike, strict=True):
             found[place] = bool(is_copy)
     return found
+
+
+def fingerprint_of(image: Image) -> Fingerprint | None:
+    """What the stage ``fingerprint`` found; None where it has not run, or before it was there."""
+    return Fingerprint.from_json(image.features.get("fingerprint"))
 
 
 def bits_apart(picture: Fingerprint, others: Sequence[Fingerprint]) -> NDArray[np.int_]:
