@@ -37,7 +37,7 @@ class ImageRow(Table, tablename="image"):
     updated_at = Timestamptz()
     deleted_at = Timestamptz(null=True, default=None)
     on_copy = Varchar(length=16, null=True, default=None)  # None: accept
-    states = JSONB(null=True, default=None)  # when it last entered each but the first; None: from before 0006
+    states = JSONB(null=True, default=None)  # when it last entered each but the first; None: from before 0005
 
 
 class ImageTagRow(Table, tablename="image_tag"):
