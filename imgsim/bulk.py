@@ -74,21 +74,45 @@ class BulkImport:
         self._stopping = True
 
     async def run(self, source: Source) -> BulkReport:
+        """Import all that `source` has. When this returns, or raises, nothing is under way any longer."""
         turn = asyncio.Lock()
 
         async def work(items: AsyncGenerator[Item, None]) -> None:
             while True:
                 async with turn:
-                    item = None if self._over() else await anext(items, None)
+                    item = await self._next(items, source.label)
                 if item is None:
                     return
                 await self._index(item)
                 self._on_progress(self.report)
 
         async with aclosing(source.items()) as items:
-            await asyncio.gather(*(work(items) for _ in range(self._at_once)))
-            self.report.stopped = self._stopping and await anext(items, None) is not None
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(self._at_once):
+                    workers.create_task(work(items))
+            if self._stopping and not self.report.stopped:
+                self.report.stopped = await self._drawn(items, source.label) is not None
         return self.report
+
+    async def _next(self, items: AsyncGenerator[Item, None], label: str) -> Item | None:
+        """None where nothing is left, or nothing more may begin."""
+        if self._over():
+            return None
+        item = await self._drawn(items, label)
+        if item is not None and self._stopping:  # while it was looked for
+            self.report.stopped = True
+            return None
+        return item
+
+    async def _drawn(self, items: AsyncGenerator[Item, None], label: str) -> Item | None:
+        """None where nothing is left. A source that breaks ends there; the report says so."""
+        try:
+            return await anext(items, None)
+        except Unavailable as error:
+            self.report.unavailable = error.message
+        except Exception as error:
+            await self._failed(_failure(label, error))
+        return None
 
     def _over(self) -> bool:
         return self._stopping or self.report.unavailable is not None
@@ -98,15 +122,10 @@ class BulkImport:
             image, already_there = await self._stored(item)
         except NotAnImage:
             self.report.not_images += 1
-        except OSError as error:
-            await self._failed(Failure(item.label, error.strerror or str(error), "unreadable"))
         except Unavailable as error:
             self.report.unavailable = error.message
-        except ImgsimError as error:
-            await self._failed(Failure(item.label, error.message, error.code))
-        except Exception as error:  # a bug that one file brings to light must not cost the others
-            log.error("importing %s failed", item.label, exc_info=error)
-            await self._failed(Failure(item.label, "Something went wrong here; the log says more.", "internal"))
+        except Exception as error:
+            await self._failed(_failure(item.label, error))
         else:
             await self._count(item, image, already_there)
 
@@ -137,7 +156,10 @@ class BulkImport:
 
     async def _failed(self, failure: Failure) -> None:
         self.report.add(failure)
-        await asyncio.to_thread(self._on_failure, failure)
+        try:
+            await asyncio.to_thread(self._on_failure, failure)
+        except OSError as error:
+            self.report.unavailable = f"The failures cannot be written down: {error.strerror or error}."
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         for pause in self._pauses:
@@ -149,3 +171,14 @@ class BulkImport:
                 self._on_pause(error)
                 await asyncio.sleep(pause)
         return await call()
+
+
+def _failure(label: str, error: Exception) -> Failure:
+    if isinstance(error, OSError):
+        return Failure(label, error.strerror or str(error), "unreadable")
+    if isinstance(error, ImgsimError):
+        return Failure(label, error.message, error.code)
+    log.error(
+        "importing %s failed", label, exc_info=error
+    )  # a bug that one file brings to light: go on with the others
+    return Failure(label, "Something went wrong here; the log says more.", "internal")
