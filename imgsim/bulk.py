@@ -22,6 +22,7 @@ Json = dict[str, Any]
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait for a part that is away: a long run outlives the restart of a server."""
 AT_ONCE = 32
+_PLACES = ("path", "url")
 _AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
 
 
@@ -32,6 +33,10 @@ class Uploads(Protocol):
         self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
     ) -> Json:
         """Store the seekable file, from its start to its end."""
+        ...
+
+    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
+        """Replace tags and metadata."""
         ...
 
     async def wait(self, image_id: str) -> Json:
@@ -138,9 +143,19 @@ class BulkImport:
                 lambda: self._uploads.upload(file, item.filename, collection, tags, dict(item.metadata))
             )
         already_there, image_id = image["duplicate"], image["id"]
+        if already_there:
+            await self._add_to(image, item)
         if image["state"] not in _AT_REST:
             image = await self._patiently(lambda: self._uploads.wait(image_id))
         return image, already_there
+
+    async def _add_to(self, image: Json, item: Item) -> None:
+        """What a table says of an image that is there already; where it lies is no news."""
+        tags = list(dict.fromkeys([*image["tags"], *item.tags]))
+        metadata = image["metadata"] | {name: value for name, value in item.metadata.items() if name not in _PLACES}
+        if (tags, metadata) != (image["tags"], image["metadata"]):
+            await self._patiently(lambda: self._uploads.update(image["id"], tags, metadata))
+            self.report.updated += 1
 
     async def _count(self, item: Item, image: Json, already_there: bool) -> None:
         if image["state"] == "error":

@@ -23,7 +23,7 @@ from imgsim.core.errors import ImportNotFound, InvalidRequest, Overloaded, Unava
 from imgsim.core.events import EventBus
 from imgsim.core.models import new_image_id
 from imgsim.core.ports import ImageRepository
-from imgsim.core.services import IngestService
+from imgsim.core.services import IngestService, LifecycleService
 from imgsim.core.services.ingest import valid_collection, valid_tags
 from imgsim.sources import CONTAINERS, Item, Reach, Source, source_at, source_in
 from imgsim.sources.source import in_thread
@@ -58,6 +58,8 @@ class ImportStatus:
     seen: int
     indexed: int
     already_there: int
+    updated: int
+    """Of those: images that got tags or metadata of the table."""
     not_images: int
     failed: int
     pending: int
@@ -80,6 +82,7 @@ class ImportService:
         self,
         *,
         ingest: IngestService,
+        lifecycle: LifecycleService,
         images: ImageRepository,
         events: EventBus,
         reach: Reach,
@@ -88,6 +91,7 @@ class ImportService:
         concurrency: int,
     ) -> None:
         self._ingest = ingest
+        self._lifecycle = lifecycle
         self._images = images
         self._events = events
         self._reach = reach
@@ -201,7 +205,7 @@ class ImportService:
             await items.aclose()
             raise
         started = _Import(source.label, collection, tags, total, failures, stop)
-        uploads = ServiceUploads(self._ingest, self._images, self._events, stop.is_set)
+        uploads = ServiceUploads(self._ingest, self._lifecycle, self._images, self._events, stop.is_set)
         started.bulk = BulkImport(
             uploads,
             collection,
@@ -292,6 +296,7 @@ class _Import:
             seen=report.seen,
             indexed=report.indexed,
             already_there=report.already_there,
+            updated=report.updated,
             not_images=report.not_images,
             failed=report.failed,
             pending=report.pending,

@@ -22,6 +22,7 @@ class Uploads:
         self.go = asyncio.Event()
         if not held:
             self.go.set()
+        self.updates: list[tuple[str, Sequence[str], Json]] = []
         self.begun = self.ended = 0
         self.seen, self.broken = asyncio.Event(), asyncio.Event()
 
@@ -32,7 +33,12 @@ class Uploads:
         self.seen.set()
         await self.go.wait()
         self.ended += 1
-        return {"id": filename, "duplicate": False, "state": "done", "tags": list(tags), "metadata": metadata}
+        there = {"tags": ["old"], "metadata": {"album": 1, "path": "old.jpg"}} if filename == "there" else {}
+        return {"id": filename, "duplicate": bool(there), "state": "done", **there}
+
+    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
+        self.updates.append((image_id, tags, metadata))
+        return {}
 
     async def wait(self, image_id: str) -> Json:
         raise AssertionError("It is done.")
@@ -103,3 +109,24 @@ async def test_a_report_that_cannot_be_written_ends_the_import_and_says_so() -> 
 
     assert report.unavailable == "The failures cannot be written down: No space left on device."
     assert 1 <= report.failed <= 4
+
+
+async def test_a_table_adds_to_images_that_are_there() -> None:
+    class Table:
+        label = "t.csv"
+
+        async def items(self) -> AsyncGenerator[Item, None]:
+            yield Item("a", opening(io.BytesIO), "there", ["new", "old"], {"path": "new.jpg", "album": 2, "by": "Ann"})
+            yield Item("b", opening(io.BytesIO), "there", ["old"], {"path": "elsewhere.jpg", "album": 1})
+            yield Item("c", opening(io.BytesIO), "there", [], {"path": "elsewhere.jpg"})
+            yield Item("d", opening(io.BytesIO), "fresh", ["new"], {"album": 3})
+
+        def count(self) -> int | None:
+            return None
+
+    uploads = Uploads()
+    report = await BulkImport(uploads, tags=["run"]).run(Table())
+
+    assert uploads.updates == [("there", ["old", "new"], {"album": 2, "path": "old.jpg", "by": "Ann"})]
+    assert (report.indexed, report.already_there, report.updated) == (1, 3, 1)
+    assert str(report).startswith("1 indexed, 3 already there (1 updated), ")
