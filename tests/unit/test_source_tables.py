@@ -94,7 +94,15 @@ async def test_numbers_stay_numbers_and_names_of_digits_names(cell: str, value: 
 
 @pytest.mark.parametrize(
     ("cell", "tags"),
-    [("a;b", ["a", "b"]), ("a,b", ["a", "b"]), ('["a,b", 7]', ["a,b", "7"]), ("", []), ("a b", ["a b"]), ("7", ["7"])],
+    [
+        ("a;b", ["a", "b"]),
+        ("a,b", ["a", "b"]),
+        ('["a,b", 7]', ["a,b", "7"]),
+        ("", []),
+        ('["a", null]', ["a"]),
+        ("a b", ["a b"]),
+        ("7", ["7"]),
+    ],
 )
 async def test_tags_come_separated_or_as_a_json_list(cell: str, tags: list[str]) -> None:
     quoted = cell.replace('"', '""')
