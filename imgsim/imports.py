@@ -25,7 +25,7 @@ from imgsim.core.models import new_image_id
 from imgsim.core.ports import ImageRepository
 from imgsim.core.services import IngestService, LifecycleService
 from imgsim.core.services.ingest import valid_collection, valid_tags
-from imgsim.sources import CONTAINERS, Item, Reach, Source, source_at, source_in
+from imgsim.sources import Item, Reach, Source, source_at, source_in
 from imgsim.sources.source import in_thread
 from imgsim.uploads import ServiceUploads
 
@@ -140,8 +140,7 @@ class ImportService:
             undo.callback(stop.set)  # nobody waits for it any longer
             source = source_in(name, open_file, None, self._stoppable(stop))
             if source is None:
-                known = ", ".join(CONTAINERS)
-                raise InvalidRequest(f"The name of the file, {name[:200]!r}, ends in none of {known}.")
+                raise InvalidRequest(f"A file called {name[:200]!r} holds no images.")
             started = await self._start(source, collection, tags, stop)
             started.closing.callback(os.close, kept)
             undo.pop_all()
