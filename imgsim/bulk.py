@@ -22,6 +22,7 @@ Json = dict[str, Any]
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds to wait for a part that is away: a long run outlives the restart of a server."""
 AT_ONCE = 32
+_PLACES = ("path", "url")
 _AT_REST = {ImageState.DONE.value, ImageState.ERROR.value}
 
 
@@ -32,6 +33,10 @@ class Uploads(Protocol):
         self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
     ) -> Json:
         """Store the seekable file, from its start to its end."""
+        ...
+
+    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
+        """Replace tags and metadata."""
         ...
 
     async def wait(self, image_id: str) -> Json:
@@ -74,21 +79,45 @@ class BulkImport:
         self._stopping = True
 
     async def run(self, source: Source) -> BulkReport:
+        """Import all that `source` has. When this returns, or raises, nothing is under way any longer."""
         turn = asyncio.Lock()
 
         async def work(items: AsyncGenerator[Item, None]) -> None:
             while True:
                 async with turn:
-                    item = None if self._over() else await anext(items, None)
+                    item = await self._next(items, source.label)
                 if item is None:
                     return
                 await self._index(item)
                 self._on_progress(self.report)
 
         async with aclosing(source.items()) as items:
-            await asyncio.gather(*(work(items) for _ in range(self._at_once)))
-            self.report.stopped = self._stopping and await anext(items, None) is not None
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(self._at_once):
+                    workers.create_task(work(items))
+            if self._stopping and not self.report.stopped:
+                self.report.stopped = await self._drawn(items, source.label) is not None
         return self.report
+
+    async def _next(self, items: AsyncGenerator[Item, None], label: str) -> Item | None:
+        """None where nothing is left, or nothing more may begin."""
+        if self._over():
+            return None
+        item = await self._drawn(items, label)
+        if item is not None and self._stopping:  # while it was looked for
+            self.report.stopped = True
+            return None
+        return item
+
+    async def _drawn(self, items: AsyncGenerator[Item, None], label: str) -> Item | None:
+        """None where nothing is left. A source that breaks ends there; the report says so."""
+        try:
+            return await anext(items, None)
+        except Unavailable as error:
+            self.report.unavailable = error.message
+        except Exception as error:
+            await self._failed(_failure(label, error))
+        return None
 
     def _over(self) -> bool:
         return self._stopping or self.report.unavailable is not None
@@ -98,15 +127,10 @@ class BulkImport:
             image, already_there = await self._stored(item)
         except NotAnImage:
             self.report.not_images += 1
-        except OSError as error:
-            await self._failed(Failure(item.label, error.strerror or str(error), "unreadable"))
         except Unavailable as error:
             self.report.unavailable = error.message
-        except ImgsimError as error:
-            await self._failed(Failure(item.label, error.message, error.code))
-        except Exception as error:  # a bug that one file brings to light must not cost the others
-            log.error("importing %s failed", item.label, exc_info=error)
-            await self._failed(Failure(item.label, "Something went wrong here; the log says more.", "internal"))
+        except Exception as error:
+            await self._failed(_failure(item.label, error))
         else:
             await self._count(item, image, already_there)
 
@@ -119,9 +143,19 @@ class BulkImport:
                 lambda: self._uploads.upload(file, item.filename, collection, tags, dict(item.metadata))
             )
         already_there, image_id = image["duplicate"], image["id"]
+        if already_there:
+            await self._add_to(image, item)
         if image["state"] not in _AT_REST:
             image = await self._patiently(lambda: self._uploads.wait(image_id))
         return image, already_there
+
+    async def _add_to(self, image: Json, item: Item) -> None:
+        """What a table says of an image that is there already; where it lies is no news."""
+        tags = list(dict.fromkeys([*image["tags"], *item.tags]))
+        metadata = image["metadata"] | {name: value for name, value in item.metadata.items() if name not in _PLACES}
+        if (tags, metadata) != (image["tags"], image["metadata"]):
+            await self._patiently(lambda: self._uploads.update(image["id"], tags, metadata))
+            self.report.updated += 1
 
     async def _count(self, item: Item, image: Json, already_there: bool) -> None:
         if image["state"] == "error":
@@ -137,7 +171,10 @@ class BulkImport:
 
     async def _failed(self, failure: Failure) -> None:
         self.report.add(failure)
-        await asyncio.to_thread(self._on_failure, failure)
+        try:
+            await asyncio.to_thread(self._on_failure, failure)
+        except OSError as error:
+            self.report.unavailable = f"The failures cannot be written down: {error.strerror or error}."
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         for pause in self._pauses:
@@ -149,3 +186,14 @@ class BulkImport:
                 self._on_pause(error)
                 await asyncio.sleep(pause)
         return await call()
+
+
+def _failure(label: str, error: Exception) -> Failure:
+    if isinstance(error, OSError):
+        return Failure(label, error.strerror or str(error), "unreadable")
+    if isinstance(error, ImgsimError):
+        return Failure(label, error.message, error.code)
+    log.error(
+        "importing %s failed", label, exc_info=error
+    )  # a bug that one file brings to light: go on with the others
+    return Failure(label, "Something went wrong here; the log says more.", "internal")

@@ -25,6 +25,8 @@ class Failure:
 class BulkReport:
     indexed: int = 0
     already_there: int = 0
+    updated: int = 0
+    """Of those that were there: images that got tags or metadata of a table."""
     not_images: int = 0
     failed: int = 0
     pending: int = 0
@@ -45,8 +47,9 @@ class BulkReport:
         return not (self.failed or self.stopped or self.unavailable)
 
     def __str__(self) -> str:
+        updated = f" ({self.updated} updated)" if self.updated else ""
         return (
-            f"{self.indexed} indexed, {self.already_there} already there, "
+            f"{self.indexed} indexed, {self.already_there} already there{updated}, "
             f"{self.not_images} passed over (no images), {self.failed} failed"
         )
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,9 @@ def index(
             from imgsim.targets import open_target
 
             async with open_target(settings, server, work=True) as target, opened_reach(settings) as reach:
-                return await _import(target, _chain(sources, lists, listed, reach), collection, tags, log)
+                stop = threading.Event()
+                source = _chain(sources, lists, listed, replace(reach, stopping=stop.is_set))
+                return await _import(target, source, collection, tags, log, stop)
 
         done = run(main())
         if log:
@@ -122,7 +125,12 @@ def _chain(sources: Sequence[str], lists: Sequence[str], listed: Any, reach: "Re
 
 
 async def _import(
-    target: Any, source: "SourceChain", collection: str, tags: Sequence[str], log: "FailureLog | None"
+    target: Any,
+    source: "SourceChain",
+    collection: str,
+    tags: Sequence[str],
+    log: "FailureLog | None",
+    stopping: threading.Event,
 ) -> "BulkReport":
     from imgsim.bulk import BulkImport
     from imgsim.progress import progress_bar
@@ -144,7 +152,7 @@ async def _import(
         def tell_total() -> None:
             progress.update(bar, total=source.count())
 
-        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        loop = asyncio.get_running_loop()
         keep = log.write if log else lambda failure: None
         bulk = BulkImport(target, collection, tags, on_progress=show, on_failure=keep)
         loop.add_signal_handler(signal.SIGINT, stop_softly)

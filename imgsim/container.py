@@ -243,6 +243,7 @@ class Container(containers.DeclarativeContainer):
     imports = providers.Singleton(
         ImportService,
         ingest=ingest,
+        lifecycle=lifecycle,
         images=images,
         events=events,
         reach=client_reach,

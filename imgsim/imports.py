@@ -5,9 +5,10 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -22,9 +23,9 @@ from imgsim.core.errors import ImportNotFound, InvalidRequest, Overloaded, Unava
 from imgsim.core.events import EventBus
 from imgsim.core.models import new_image_id
 from imgsim.core.ports import ImageRepository
-from imgsim.core.services import IngestService
+from imgsim.core.services import IngestService, LifecycleService
 from imgsim.core.services.ingest import valid_collection, valid_tags
-from imgsim.sources import CONTAINERS, Item, Reach, Source, source_at, source_in
+from imgsim.sources import Item, Reach, Source, source_at, source_in
 from imgsim.sources.source import in_thread
 from imgsim.uploads import ServiceUploads
 
@@ -57,6 +58,8 @@ class ImportStatus:
     seen: int
     indexed: int
     already_there: int
+    updated: int
+    """Of those: images that got tags or metadata of the table."""
     not_images: int
     failed: int
     pending: int
@@ -79,6 +82,7 @@ class ImportService:
         self,
         *,
         ingest: IngestService,
+        lifecycle: LifecycleService,
         images: ImageRepository,
         events: EventBus,
         reach: Reach,
@@ -87,6 +91,7 @@ class ImportService:
         concurrency: int,
     ) -> None:
         self._ingest = ingest
+        self._lifecycle = lifecycle
         self._images = images
         self._events = events
         self._reach = reach
@@ -129,13 +134,14 @@ class ImportService:
             opened.seek(0)
             return cast("BinaryIO", opened)
 
+        stop = threading.Event()
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, kept)
-            source = source_in(name, open_file, None, self._reach)
+            undo.callback(stop.set)  # nobody waits for it any longer
+            source = source_in(name, open_file, None, self._stoppable(stop))
             if source is None:
-                known = ", ".join(CONTAINERS)
-                raise InvalidRequest(f"The name of the file, {name[:200]!r}, ends in none of {known}.")
-            started = await self._start(source, collection, tags)
+                raise InvalidRequest(f"A file called {name[:200]!r} holds no images.")
+            started = await self._start(source, collection, tags, stop)
             started.closing.callback(os.close, kept)
             undo.pop_all()
         return started.status()
@@ -143,7 +149,8 @@ class ImportService:
     async def start_bucket(self, url: str, collection: str, tags: Sequence[str]) -> ImportStatus:
         if not url.startswith("s3://"):
             raise InvalidRequest(f"Only s3://bucket/prefix can be imported by its URL, not {url[:200]!r}.")
-        return (await self._start(source_at(url, self._reach), collection, tags)).status()
+        stop = threading.Event()
+        return (await self._start(source_at(url, self._stoppable(stop)), collection, tags, stop)).status()
 
     def get(self, import_id: UUID) -> ImportStatus:
         return self._find(import_id).status()
@@ -178,7 +185,10 @@ class ImportService:
         for each in self._imports.values():
             each.forget()
 
-    async def _start(self, source: Source, collection: str, tags: Sequence[str]) -> "_Import":
+    def _stoppable(self, stop: threading.Event) -> Reach:
+        return replace(self._reach, stopping=lambda: stop.is_set() or self._stopping)
+
+    async def _start(self, source: Source, collection: str, tags: Sequence[str], stop: threading.Event) -> "_Import":
         collection, tags = valid_collection(collection), valid_tags(tags)
         try:
             total = await in_thread(source.count)
@@ -187,12 +197,14 @@ class ImportService:
         except OSError as error:
             raise Unavailable(f"The import cannot be read: {error.strerror or error}.") from error
         try:
+            if self._stopping:
+                raise Unavailable("The server stops; send it again.")
             failures = FailureLog(self._temporary(), _MOST_FAILURES)
         except BaseException:
             await items.aclose()
             raise
-        started = _Import(source.label, collection, tags, total, failures)
-        uploads = ServiceUploads(self._ingest, self._images, self._events, lambda: started.stopping)
+        started = _Import(source.label, collection, tags, total, failures, stop)
+        uploads = ServiceUploads(self._ingest, self._lifecycle, self._images, self._events, stop.is_set)
         started.bulk = BulkImport(
             uploads,
             collection,
@@ -239,12 +251,20 @@ class _Import:
     bulk: BulkImport
     task: asyncio.Task[None]
 
-    def __init__(self, source: str, collection: str, tags: Sequence[str], total: int | None, log: FailureLog) -> None:
+    def __init__(
+        self,
+        source: str,
+        collection: str,
+        tags: Sequence[str],
+        total: int | None,
+        log: FailureLog,
+        stop: threading.Event,
+    ) -> None:
         self.id = new_image_id()
         self.state = ImportState.RUNNING
         self.log = log
-        self.stopping = False
         self.closing = contextlib.ExitStack()
+        self._stop = stop
         self._source = source
         self._collection = collection
         self._tags = tags
@@ -257,7 +277,7 @@ class _Import:
         self.task = asyncio.create_task(self._run(source), name=f"import {self.id}")
 
     def stop(self) -> None:
-        self.stopping = True
+        self._stop.set()
         self.bulk.stop()
 
     def forget(self) -> None:
@@ -275,6 +295,7 @@ class _Import:
             seen=report.seen,
             indexed=report.indexed,
             already_there=report.already_there,
+            updated=report.updated,
             not_images=report.not_images,
             failed=report.failed,
             pending=report.pending,

@@ -37,6 +37,10 @@ class Target(Protocol):
         """
         ...
 
+    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
+        """Replace tags and metadata."""
+        ...
+
     async def wait(self, image_id: str) -> Json:
         """The image once it is done or in error."""
         ...
@@ -59,12 +63,17 @@ class DirectoryTarget:
 
     def __init__(self, container: "Container") -> None:
         self._container = container
-        self._uploads = ServiceUploads(container.ingest(), container.images(), container.events())
+        self._uploads = ServiceUploads(
+            container.ingest(), container.lifecycle(), container.images(), container.events()
+        )
 
     async def upload(
         self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
     ) -> Json:
         return await self._uploads.upload(source, filename, collection, tags, metadata)
+
+    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
+        return await self._uploads.update(image_id, tags, metadata)
 
     async def wait(self, image_id: str) -> Json:
         return await self._uploads.wait(image_id)
@@ -129,6 +138,9 @@ class ServerTarget:
             async for image in images:
                 return replace(image, duplicate=True) if image.sha256 == sha256 else None
         return None
+
+    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
+        return _json(await self._client.update(_uuid(image_id), tags=tags, metadata=metadata))
 
     async def wait(self, image_id: str) -> Json:
         return _json(await self._client.wait(image_id))

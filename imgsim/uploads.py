@@ -11,7 +11,7 @@ import msgspec
 
 from imgsim.core.events import EventBus
 from imgsim.core.ports import ImageRepository
-from imgsim.core.services import IngestService
+from imgsim.core.services import IngestService, LifecycleService
 
 Json = dict[str, Any]
 
@@ -24,11 +24,13 @@ class ServiceUploads:
     def __init__(
         self,
         ingest: IngestService,
+        lifecycle: LifecycleService,
         images: ImageRepository,
         events: EventBus,
         leaves: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ingest = ingest
+        self._lifecycle = lifecycle
         self._images = images
         self._events = events
         self._leaves = leaves
@@ -39,6 +41,10 @@ class ServiceUploads:
         with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
             image = await self._ingest.upload(file, filename, collection, tags, metadata)
         built: Json = msgspec.to_builtins(image)
+        return built
+
+    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
+        built: Json = msgspec.to_builtins(await self._lifecycle.update(UUID(image_id), tags, metadata))
         return built
 
     async def wait(self, image_id: str) -> Json:

@@ -223,5 +223,10 @@ def options(url: str, api_key: str | None, timeout: float) -> Options:
 def _key_of_environment() -> str:
     """The first of ``IMGSIM_AUTH__KEYS``, as the server reads it: ``a,b`` or a JSON list."""
     text = os.environ.get("IMGSIM_AUTH__KEYS", "").strip()
-    keys = json.loads(text) if text.startswith("[") else text.split(",")
+    try:
+        keys = json.loads(text) if text.startswith("[") else text.split(",")
+    except ValueError as error:
+        raise local_error(
+            InvalidRequest, f"IMGSIM_AUTH__KEYS begins like a JSON list, but is none: {error}."
+        ) from error
     return str(keys[0]).strip() if keys else ""

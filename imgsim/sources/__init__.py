@@ -5,7 +5,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
-from imgsim.core.errors import ImgsimError
+from imgsim.core.errors import ImgsimError, InvalidRequest
 from imgsim.sources.archives import TarSource, ZipSource
 from imgsim.sources.buckets import BucketSource
 from imgsim.sources.csv_rows import CsvRows
@@ -16,7 +16,7 @@ from imgsim.sources.places import item_at
 from imgsim.sources.source import Item, Reach, Source, failing
 from imgsim.sources.tables import TableSource
 
-__all__ = ["CONTAINERS", "Item", "ListSource", "Reach", "Source", "SourceChain", "source_at", "source_in"]
+__all__ = ["CONTAINERS", "Item", "ListSource", "Reach", "Source", "SourceChain", "check_name", "source_at", "source_in"]
 
 OpenFile = Callable[[], BinaryIO]
 _Make = Callable[[str, OpenFile, Path | None, Reach], Source]
@@ -47,6 +47,12 @@ def source_in(name: str, open_file: OpenFile, folder: Path | None, reach: Reach)
     """What is in the file called `name`; None where it is none that holds images."""
     suffix = next((suffix for suffix in CONTAINERS if name.lower().endswith(suffix)), None)
     return CONTAINERS[suffix](name, open_file, folder, reach) if suffix else None
+
+
+def check_name(name: str) -> None:
+    """``InvalidRequest`` where a file called `name` is none that holds images."""
+    if not name.lower().endswith(tuple(CONTAINERS)):
+        raise InvalidRequest(f"The name of the file, {name[:200]!r}, ends in none of {', '.join(CONTAINERS)}.")
 
 
 def source_at(place: str, reach: Reach) -> Source:

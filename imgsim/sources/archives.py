@@ -70,7 +70,7 @@ class TarSource:
 
     def _members(self) -> Iterator[Item]:
         with self._open_file() as file:
-            stream = TarStream(file)
+            stream = TarStream(file, self._reach.max_bytes, self._reach.stopping)
             try:
                 for name in stream.members():
                     if not _hidden(name):

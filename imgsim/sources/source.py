@@ -79,6 +79,8 @@ class Reach:
     """Whether paths on this machine may be read. A server must not do that for a client."""
     s3: Sequence[str] | None = None
     """The only s3 URLs that may be read, with all that their keys are the beginning of; None: any."""
+    stopping: Callable[[], bool] = lambda: False
+    """Whether nobody wants more of it: what takes long to draw an item gives up then. Asked in threads."""
 
 
 async def drawn(make: Callable[[], Iterable[Item]]) -> AsyncGenerator[Item, None]:

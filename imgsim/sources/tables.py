@@ -85,7 +85,7 @@ def _tags(cell: Any) -> list[str]:
         cell = cell.split(";" if ";" in cell else ",")
     if not isinstance(cell, list):
         return [str(cell)]
-    return [tag for each in cell if (tag := str(each).strip())]
+    return [tag for each in cell if each is not None and (tag := str(each).strip())]
 
 
 def _metadata(row: Mapping[str, Any]) -> dict[str, Any]:

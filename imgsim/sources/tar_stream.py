@@ -17,6 +17,8 @@ _BLOCK = tarfile.BLOCKSIZE
 _CHUNK_BYTES = 1 << 16
 _LONGEST_HEADER = 1 << 16  # a name, and what pax has beside it
 _LZMA_MEMORY = 128 << 20  # xz -9 needs 65 MiB; a hostile header may ask for 4 GiB
+_MOST_TO_ONE = 20  # bytes that are unpacked for each that is packed; gzip makes 1,000 of one, bzip2 millions
+_LEAST_UNPACKED = 64 << 20  # whatever it is made of
 _BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
@@ -52,14 +54,19 @@ UNPACKERS: Mapping[bytes, Callable[[BinaryIO], BinaryIO]] = {
 class TarStream:
     """Gives the members that are files, one after the other; each is read before the next is asked for.
 
-    ``InvalidRequest`` where `file` is no tar file, or breaks off: nothing comes behind that.
+    ``InvalidRequest`` where `file` is no tar file, breaks off, or unpacks to far more than 20 times its size and
+    20 times `max_bytes`: nothing comes behind that. So where `stopping` says so in the middle of it.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, max_bytes: int, stopping: Callable[[], bool] = lambda: False) -> None:
         head = file.read(max(map(len, UNPACKERS)))
         file.seek(0)
         unpacker = next((each for magic, each in UNPACKERS.items() if head.startswith(magic)), None)
+        self._packed = file if unpacker else None
         self._file = unpacker(file) if unpacker else file
+        self._allowed = max(_MOST_TO_ONE * max_bytes, _LEAST_UNPACKED)
+        self._unpacked = 0
+        self._stopping = stopping
         self._left = 0  # bytes of the member
         self._padding = 0
         self.begun = False
@@ -130,10 +137,19 @@ class TarStream:
         return found
 
     def _read(self, size: int) -> bytes:
+        if self._stopping():
+            raise InvalidRequest("The import stopped in the middle of this tar file.")
         try:
-            return self._file.read(size) if size else b""
+            chunk = self._file.read(size) if size else b""
         except _BROKEN as error:
             raise InvalidRequest(self._wrong()) from error
+        self._unpacked += len(chunk)
+        if self._packed and self._unpacked > self._allowed + _MOST_TO_ONE * self._packed.tell():
+            raise InvalidRequest(
+                f"The tar file unpacks to more than {_MOST_TO_ONE} times its size and, beside that, "
+                f"{self._allowed} bytes; what comes behind is not read."
+            )
+        return chunk
 
     def _wrong(self) -> str:
         if not self.begun:

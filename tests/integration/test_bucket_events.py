@@ -9,10 +9,12 @@ import boto3
 import httpx
 import pytest
 
+from imgsim.adapters.objects.s3_buckets import S3Buckets
 from imgsim.container import Container
-from imgsim.core.errors import SettingsError
+from imgsim.core.errors import InvalidRequest, SettingsError, Unavailable
 from imgsim.settings import load_settings
 from tests.processes import ImgsimServer, wait_until_at_rest
+from tests.scripted import Request, ScriptedServer, answer
 from tests.servers import SeaweedFS
 
 SECRET = "minio-tells"
@@ -218,3 +220,21 @@ def test_a_source_that_is_no_bucket_is_a_setting_that_cannot_be_used() -> None:
     events = {"secret": SECRET, "sources": ["s3://photos?endpiont=http://minio:9000"]}
     with pytest.raises(SettingsError, match=r"The setting events_s3\.sources has no parameter 'endpiont'"):
         Container(settings=load_settings(overrides={"events_s3": events})).bucket_reader()
+
+
+async def test_an_object_that_the_server_refuses_is_passed_over() -> None:
+    """A second attempt would be refused too; one that has too many requests is asked again."""
+    refusals = {"/photos/secret.jpg": 403, "/photos/cold.jpg": 400, "/photos/busy.jpg": 429}
+
+    def script(request: Request) -> list[bytes]:
+        return [answer(b"", refusals[request.path.partition("?")[0]])]
+
+    with ScriptedServer(script) as server:
+        environment = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            async with S3Buckets() as buckets:
+                for key, kind in (("secret", InvalidRequest), ("cold", InvalidRequest), ("busy", Unavailable)):
+                    with pytest.raises(kind, match="refuses the bucket photos"):
+                        await anext(buckets.read("photos", f"{key}.jpg", server.url, "us-east-1"))

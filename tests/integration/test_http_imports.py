@@ -209,6 +209,30 @@ def test_a_file_beyond_the_limit_is_refused_and_leaves_nothing(importing: Imgsim
     assert finished(client, send(client, "x.zip", zipped({})))["seen"] == 0  # its place is free again
 
 
+@pytest.mark.parametrize(
+    ("before", "name", "words"),
+    [("", "x.jpg", "ends in none of .zip"), ("two words", "x.zip", "collection"), ("", "x.zip", None)],
+)
+def test_what_the_head_of_a_form_shows_is_refused_before_the_file_is_read(
+    client: httpx.Client, before: str, name: str, words: str | None
+) -> None:
+    """The file is larger than what is taken, which is what is said of it otherwise."""
+
+    def body() -> Iterator[bytes]:
+        if before:
+            yield f'--b\r\nContent-Disposition: form-data; name="collection"\r\n\r\n{before}\r\n'.encode()
+        yield f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+        for _ in range(5):
+            yield bytes(1_000_000)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    refused = client.post("/imports", content=body(), headers=headers)
+    if words is None:
+        assert_problem(refused, 413, "too-large")
+    else:
+        assert_problem(refused, 400, "invalid-request", words)
+
+
 # many at once, and the end
 
 

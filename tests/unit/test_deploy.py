@@ -428,3 +428,19 @@ def test_only_api_and_worker_may_ask_the_embedder() -> None:
     (rule,) = policy["ingress"]
     allowed = [each["podSelector"]["matchExpressions"][0]["values"] for each in rule["from"] if "podSelector" in each]
     assert allowed == [["api", "worker"]]
+
+
+def test_imports_find_room_and_the_process_that_knows_them() -> None:
+    largest = Settings().imports.max_bytes
+    ingress = load("k8s/ingress.example.yaml")["metadata"]["annotations"]
+    prefix = "nginx.ingress.kubernetes.io/"
+    assert int(ingress[prefix + "proxy-body-size"].removesuffix("g")) << 30 > largest
+    assert ingress[prefix + "affinity"] == "cookie"
+    (data,) = [volume["emptyDir"] for volume in pods()["api"]["volumes"] if volume["name"] == "data"]
+    assert int(data["sizeLimit"].removesuffix("Gi")) << 30 > Settings().imports.at_once * largest
+    (service,) = [each["spec"] for each in resources("Service") if each["metadata"]["name"] == "api"]
+    assert service["sessionAffinity"] == "ClientIP"
+    api = load("compose.yaml")["services"]["api"]
+    assert "imports:/var/lib/imgsim" in api["volumes"]
+    assert not any(each.startswith("/var/lib/imgsim") for each in api["tmpfs"])
+    assert "['parquet']" in (CONFIG / "Dockerfile").read_text(encoding="utf-8")

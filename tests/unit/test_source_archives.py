@@ -110,6 +110,29 @@ async def test_a_member_that_unpacks_beyond_the_limit_is_too_large(
     assert peak < (12_000_000 if b"XZ" in source._open_file().read(6) else 4_000_000)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+async def test_a_tar_file_is_not_unpacked_without_end(pack: Callable[[bytes], bytes]) -> None:
+    """A few kB that unpack to half a gigabyte, of a member that nobody wants."""
+    archive = tarred({"a.jpg": IMAGE, "b.jpg": IMAGE})
+    header = tarfile.TarInfo("bomb.bin")
+    header.size = 512 << 20
+    bomb = pack(archive[:1024] + header.tobuf()) + pack(bytes(8 << 20)) * 64 + pack(archive[1024:])
+
+    found = await outcomes(tar_source(bomb))
+
+    assert (found["a.tar/a.jpg"], found["a.tar/bomb.bin"]) == (IMAGE, PASSED)
+    assert "unpacks to more than 20 times its size" in str(found["a.tar"])
+    assert len(found) == 3
+
+
+async def test_a_tar_file_that_takes_long_is_left_when_it_should_stop() -> None:
+    looks = chain(repeat(False, 20), repeat(True))
+    archive = tarred({"large.bin": bytes(8_000_000), "b.jpg": IMAGE})
+    source = TarSource("a.tar", opener(archive), reach(stopping=lambda: next(looks)))
+
+    assert list((await outcomes(source)).values()) == [PASSED, "The import stopped in the middle of this tar file."]
+
+
 async def test_what_is_no_archive_is_an_error(packed: Callable[[dict[str, bytes]], Source]) -> None:
     kind = ZipSource if isinstance(packed({}), ZipSource) else TarSource
     for junk in (

@@ -94,7 +94,15 @@ async def test_numbers_stay_numbers_and_names_of_digits_names(cell: str, value: 
 
 @pytest.mark.parametrize(
     ("cell", "tags"),
-    [("a;b", ["a", "b"]), ("a,b", ["a", "b"]), ('["a,b", 7]', ["a,b", "7"]), ("", []), ("a b", ["a b"]), ("7", ["7"])],
+    [
+        ("a;b", ["a", "b"]),
+        ("a,b", ["a", "b"]),
+        ('["a,b", 7]', ["a,b", "7"]),
+        ("", []),
+        ('["a", null]', ["a"]),
+        ("a b", ["a b"]),
+        ("7", ["7"]),
+    ],
 )
 async def test_tags_come_separated_or_as_a_json_list(cell: str, tags: list[str]) -> None:
     quoted = cell.replace('"', '""')
@@ -244,6 +252,23 @@ async def test_parquet_is_read_a_few_rows_at_a_time() -> None:
 
     assert source.count() == 3000
     assert [item.metadata["n"] for item in await items_of(source)] == list(range(3000))
+
+
+async def test_a_text_that_is_written_once_for_many_rows_is_not_unpacked_for_each() -> None:
+    large = pa.DictionaryArray.from_arrays(pa.array([0] * 255 + [1], pa.int32()), ["x" * (2 << 20), "small"])
+    within = pa.ListArray.from_arrays(pa.array(range(257), pa.int32()), large)
+    for column in (large, within):
+        source = parquet(pa.table({"url": [URL] * 256, "large": column}), compression="zstd")
+        tracemalloc.start()
+        try:
+            items = await items_of(source)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+        assert [item.label == URL for item in items] == [False] * 255 + [True]
+        assert "bytes; at most 1048576 are read of one" in str(await outcome(items[3]))
+        assert peak < 6_000_000
 
 
 async def test_parquet_that_is_damaged_says_so() -> None:

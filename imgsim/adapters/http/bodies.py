@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,8 @@ class FormLimits:
     """What says `file_bytes`."""
     folder: Path | None = None
     """Where files are written, without a name; None: small ones stay in memory."""
+    check: Callable[[Form], None] = lambda form: None
+    """Told of what came before a file, and of its name, when it begins; raises to refuse all that follows."""
 
 
 class FormReader:
@@ -150,6 +152,7 @@ class _Sink:
         options = {"max_size": _IN_MEMORY} if limits.folder is None else {"dir": limits.folder}
         file = cast("BinaryIO", opened.enter_context(make(**options)))
         form.files.append(UploadedFile(file, part.filename or ""))
+        limits.check(form)
         return cls(part.name, form.files[-1], limits.file_bytes, form, limits.setting)
 
     def write(self, data: bytes) -> None:

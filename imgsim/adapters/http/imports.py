@@ -11,11 +11,13 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 
 from imgsim.adapters.http import openapi
-from imgsim.adapters.http.bodies import AnyRequest
+from imgsim.adapters.http.bodies import AnyRequest, Form
 from imgsim.adapters.http.large_forms import read_large_form
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
+from imgsim.core.services.ingest import valid_collection, valid_tags
 from imgsim.imports import ImportStatus
+from imgsim.sources import check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,9 @@ class ImportsController(Controller):
         imports = services.imports()
         with imports.place():
             limit, folder = services.max_import_bytes, imports.folder()
-            async with read_large_form(request, limit, folder, "imports.max_bytes") as form:
-                form.only({"collection", "tags", "url"})
-                collection, url = form.one("collection", "default"), form.one("url")
-                tags = [tag for tag in form.fields.get("tags", []) if tag]
+            async with read_large_form(request, limit, folder, "imports.max_bytes", _check) as form:
+                _check(form)
+                collection, tags, url = form.one("collection", "default"), _tags(form), form.one("url")
                 if bool(form.files) == bool(url):
                     raise InvalidRequest("The form has either a file in the field 'file', or an s3 URL in 'url'.")
                 if url:
@@ -91,3 +92,16 @@ class ImportsController(Controller):
     async def stop_import(self, services: Injected, import_id: FromPath[UUID]) -> ImportStatus:
         """What is uploaded already is processed all the same, and stays."""
         return await services.imports().stop_one(import_id)
+
+
+def _check(form: Form) -> None:
+    """What can be told without the rest of the body."""
+    form.only({"collection", "tags", "url"})
+    valid_collection(form.one("collection", "default"))
+    valid_tags(_tags(form))
+    for file in form.files:
+        check_name(file.filename)
+
+
+def _tags(form: Form) -> list[str]:
+    return [tag for tag in form.fields.get("tags", []) if tag]

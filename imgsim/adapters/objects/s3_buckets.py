@@ -83,12 +83,14 @@ class S3Buckets:
                     yield chunk
 
     async def read(self, bucket: str, key: str, endpoint: str, region: str) -> AsyncGenerator[bytes, None]:
-        """The object in chunks. ``ObjectNotFound``, ``SettingsError`` without credentials, else ``Unavailable``."""
+        """The object in chunks. ``ObjectNotFound``, ``SettingsError`` without credentials, ``InvalidRequest`` where
+        the server refuses it and would again, else ``Unavailable``."""
         from imgsim.adapters.objects.s3_errors import CALL_SECONDS, translated
 
         client = await self._opened_client(endpoint, region)
-        async with translated(bucket, CALL_SECONDS, key):
-            response = await client.get_object(Bucket=bucket, Key=key)
+        with _refusals():
+            async with translated(bucket, CALL_SECONDS, key):
+                response = await client.get_object(Bucket=bucket, Key=key)
         body = response["Body"]
         async with body:  # closes the connection where the reader leaves early
             while True:

@@ -1,5 +1,6 @@
 """Takes in what lands in buckets of others, as their servers tell of it."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from imgsim.core.errors import (
     UnsupportedImage,
 )
 from imgsim.core.services.ingest import IngestService
+
+log = logging.getLogger("imgsim.bucket_events")
 
 _FOR_GOOD: tuple[type[ImgsimError], ...] = (
     BrokenImage,
@@ -43,7 +46,8 @@ class BucketReader(Protocol):
     def open(self, bucket: str, key: str) -> AbstractAsyncContextManager[BinaryIO]:
         """The object as a file that lives as long as the context; some at a time.
 
-        ``ObjectNotFound``, ``TooLarge``, ``UnsupportedImage`` by its first bytes, ``Unavailable``.
+        ``ObjectNotFound``, ``TooLarge``, ``UnsupportedImage`` by its first bytes, ``InvalidRequest`` where the server
+        refuses it, ``Unavailable``.
         """
         ...
 
@@ -89,5 +93,6 @@ class BucketEventService:
             async with self._buckets.open(bucket, key) as file:
                 image = await self._ingest.upload(file, key, self._collection, metadata={"source": source})
         except _FOR_GOOD as error:
+            log.warning("%s is passed over: %s", source, error)
             return Taken(source, "passed-over", reason=error.message)
         return Taken(source, "already-there" if image.duplicate else "stored", image.id)
