@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,18 +141,16 @@ async def _import(
             loop.remove_signal_handler(signal.SIGINT)  # the next one interrupts
             progress.update(bar, description="stopping, once more to stop at once")
 
-        async def tell_total() -> None:
-            progress.update(bar, total=await asyncio.to_thread(source.count))
+        def tell_total() -> None:
+            progress.update(bar, total=source.count())
 
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         keep = log.write if log else lambda failure: None
         bulk = BulkImport(target, collection, tags, on_progress=show, on_failure=keep)
         loop.add_signal_handler(signal.SIGINT, stop_softly)
-        counting = asyncio.create_task(tell_total())  # beside the work: a large folder takes its time
-        try:
-            done = await bulk.run(source)
-        finally:
-            counting.cancel()
+        # Beside the work, since a large folder takes its time; and nobody waits for it at the end.
+        threading.Thread(target=tell_total, daemon=True).start()
+        done = await bulk.run(source)
         if not done.stopped:
             progress.update(bar, total=done.seen)
         return done

@@ -24,7 +24,7 @@ class FileSource:
         return drawn(self._walk)
 
     def count(self) -> int | None:
-        return sum(1 for _ in self._walk())
+        return sum(1 for _ in find_files(self._path))
 
     def _walk(self) -> Iterator[Item]:
         must_be = not self._path.is_dir()

@@ -1,6 +1,9 @@
 """The split deployment as a whole: an API, two workers and an embedder over real servers."""
 
 import hashlib
+import io
+import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,6 +161,21 @@ def test_deleting_removes_it_everywhere(http: httpx.Client, stock: Mapping[str, 
     assert httpx.get(location).status_code == 404
     found = http.post("/search", files={"file": data}, data={"collection": "gone"}).json()
     assert found["results"] == []
+
+
+def test_the_api_imports_an_archive_and_the_workers_process_it(http: httpx.Client, stock: Mapping[str, Path]) -> None:
+    with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
+        for number in range(20):
+            archive.writestr(f"{number}.jpg", PHOTOS[number].read_bytes() + b"imported")
+    form = {"files": {"file": ("photos.zip", packed.getvalue())}, "data": {"collection": "imported"}}
+    location = http.post("/imports", **form).raise_for_status().headers["location"]
+    deadline = time.monotonic() + 60
+    while (report := http.get(location).json())["state"] == "running":
+        assert time.monotonic() < deadline, report
+        time.sleep(0.05)
+    assert (report["state"], report["indexed"], report["failed"]) == ("done", 20, 0)
+    images = http.get("/images", params={"collection": "imported"}).json()["images"]
+    assert [image["state"] for image in images] == ["done"] * 20
 
 
 def test_worker_and_embedder_have_only_their_routes(cluster: Cluster) -> None:
