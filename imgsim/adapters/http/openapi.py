@@ -42,6 +42,7 @@ _IMAGE = {
     "error": None,
     "embedding": {"model": "efficientnet-lite0@1", "dimensions": 1280},
     "features": {},
+    "on_copy": "accept",
     "created_at": "2026-01-01T12:00:00Z",
     "updated_at": "2026-01-01T12:00:01Z",
     "states": {
@@ -54,7 +55,7 @@ _IMAGE = {
 }
 _ANSWER = {
     "model": "efficientnet-lite0@1",
-    "results": [{"image": _IMAGE, "score": 0.8312, "percentile": 99.7}],
+    "results": [{"image": _IMAGE, "score": 0.8312, "percentile": 99.7, "match": "similar"}],
     "next_cursor": None,
 }
 
@@ -190,6 +191,7 @@ upload_body = _operation(
                 "collection": _text("Where it belongs; `default` if left out."),
                 "tags": _list("May repeat."),
                 "metadata": _text("A JSON object."),
+                "on_copy": _text("What to do with a copy of an image in the collection: `accept`, `flag` or `reject`."),
             },
             ["file"],
         )
@@ -269,6 +271,7 @@ def openapi_config() -> OpenAPIConfig:
             Tag("images", "Upload, read, change and delete images."),
             Tag("imports", "Many images at once."),
             Tag("search", "What looks like this?"),
+            Tag("duplicates", "Copies of one another, and identical bytes."),
             Tag("encode", "Embeddings without storing anything."),
             Tag("events", "State changes as they happen."),
             Tag("session", "A cookie for browsers, in place of a key."),
