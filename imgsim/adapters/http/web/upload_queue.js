@@ -195,7 +195,23 @@ class UploadQueue extends EventTarget {
     row.error = news.error?.message ?? null;
     row.note = news.stage && news.state !== "done" ? news.stage : "";
     this.#phase(row, { done: "done", error: "error" }[news.state] ?? "processing");
-    if (row.phase === "done") this.#byImage.delete(row.id);
+    if (row.phase !== "done") return;
+    this.#byImage.delete(row.id);
+    if (row.options.on_copy) this.#askWhetherCopy(row);
+  }
+
+  /** What no event tells: whether it was a copy, and left out for that. */
+  async #askWhetherCopy(row) {
+    try {
+      const found = (await api.image(row.id)).features.copies;
+      if (found?.rejected) {
+        row.note = `Left out. ${found.reason}`;
+        this.#phase(row, "there");
+      } else if (found) row.note = "a copy of what is there";
+    } catch (error) {
+      row.note = error.message;
+    }
+    this.#changed();
   }
 
   async #readAgain() {
