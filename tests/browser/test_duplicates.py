@@ -74,8 +74,8 @@ async def test_a_copy_that_is_to_be_left_out_is_told_in_its_row(
     smaller.save(out := io.BytesIO(), "PNG")
     copy = {"name": "copy.png", "mimeType": "image/png", "buffer": out.getvalue()}
     await page.set_input_files("#choose-files", copy)  # type: ignore[arg-type]
-    await expect(page.locator(".upload")).to_have_attribute("data-phase", "error")
-    await expect(page.locator(".upload .row-state")).to_contain_text("cop")
+    await expect(page.locator(".upload")).to_have_attribute("data-phase", "there")
+    await expect(page.locator(".upload .row-state")).to_contain_text("Left out. It is a copy of the image")
 
 
 async def test_groups_of_all_collections_fit_a_phone(page: Page, pair: tuple[Json, Json]) -> None:
