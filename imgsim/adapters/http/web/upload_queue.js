@@ -134,7 +134,7 @@ class UploadQueue extends EventTarget {
       this.#changed();
     };
     try {
-      const submit = row.kind === "import" ? sendImport : sendImage;
+      const submit = row.kind === "import" ? sendImport : api.sendImage;
       const answer = await submit(row, progress, (request) => this.#sending.set(row, request));
       if (row.kind === "import") this.#follow(row, answer.body);
       else this.#stored(row, answer);
@@ -245,14 +245,3 @@ class UploadQueue extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 }
-
-function sendImage(row, progress, onRequest) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(row.options)) {
-    for (const each of [value].flat()) if (each) form.append(name, each);
-  }
-  form.append("file", row.file, row.name);
-  return api.send("/images/upload", form, progress, onRequest);
-}
-
-export const uploads = new UploadQueue();
