@@ -70,8 +70,9 @@ async def test_by_an_address(page: Page, stock: dict[str, Json], photos: list[Pa
         await page.keyboard.press("/")
         await page.keyboard.type(f"{other.url}/photo.jpg")
         ids = await asked(page, lambda: page.keyboard.press("Enter"))
-    assert ids[0] == stock[path.name]["id"]
-    assert (await results(page))[0] == ids[0]
+        assert ids[0] == stock[path.name]["id"]
+        assert (await results(page))[0] == ids[0]
+        await expect(page.locator(".search > .status")).to_contain_text("results, best first")  # each page fetches it
 
 
 async def test_an_address_that_gives_no_image_says_so(page: Page, watch: Watch) -> None:

@@ -95,3 +95,15 @@ export function send(path, form, onProgress, onRequest = () => {}) {
     onRequest(request);
   });
 }
+
+/** Upload the file of a row with its options. */
+export function sendImage(row, progress, onRequest) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(row.options)) {
+    for (const each of [value].flat()) if (each) form.append(name, each);
+  }
+  form.append("file", row.file, row.name);
+  return send("/images/upload", form, progress, onRequest);
+}
+
+export const uploads = new UploadQueue();

@@ -3,15 +3,17 @@
 import * as api from "./api.js";
 import { el } from "./dom.js";
 import { onEvent } from "./events.js";
+import { filterForm, filtersOf, paramsOf } from "./filters.js";
 import { bytes, count, dateTime, plural } from "./format.js";
 import { confirmed, notice, tellFailure } from "./notices.js";
-import { imageHash } from "./router.js";
+import { imageHash, replaceParams } from "./router.js";
 
 const PAGE = 20;
 const WORDS = { identical: "Identical files", copy: "Copies" };
 
 /** `{element, show(params), hide(), list}`. */
 export function duplicatesView() {
+  const filters = filterForm(["collection"], (values) => replaceParams(paramsOf(values)));
   const groups = el("div", { className: "groups" });
   const status = el("p", { className: "status", role: "status" });
   const more = el("button", { type: "button", hidden: true, onclick: () => read() }, "More groups");
@@ -24,32 +26,39 @@ export function duplicatesView() {
       { className: "muted" },
       "The same picture more than once: identical files, and copies that were resized, cropped, mirrored or saved again.",
     ),
+    filters,
     groups,
     el("div", { className: "foot" }, status, more),
   );
+  let query = {};
   let cursor = null;
   let reading = null;
 
-  async function show() {
+  async function show(params) {
     element.hidden = false;
+    query = filtersOf(params);
+    filters.show(query);
     groups.replaceChildren();
     cursor = null;
+    reading = null;
     window.scrollTo(0, 0);
     await read();
   }
 
   function read() {
-    reading ??= readNext().finally(() => {
-      reading = null;
+    if (reading) return reading;
+    const mine = readNext(query).finally(() => {
+      if (reading === mine) reading = null;
     });
-    return reading;
+    return (reading = mine);
   }
 
-  async function readNext() {
+  async function readNext(asked) {
     more.hidden = true;
     status.textContent = "Loading…";
     try {
-      const page = await api.get("/duplicates", { limit: PAGE, cursor });
+      const page = await api.get("/duplicates", { ...asked, limit: PAGE, cursor });
+      if (asked !== query) return; // one looks at another collection by now
       cursor = page.next_cursor;
       groups.append(...page.groups.map((group) => groupCard(group, leave)));
       report();

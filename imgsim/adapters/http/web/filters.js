@@ -45,6 +45,7 @@ export function filterForm(names, onChange) {
     { type: "button", className: "plain", "aria-controls": fields.id, onclick: () => open(fields.hidden) },
     "More filters",
   );
+  toggle.hidden = more.length === 0;
   const open = (wide) => {
     fields.hidden = !wide;
     form.classList.toggle("wide", wide);
@@ -67,7 +68,7 @@ export function filterForm(names, onChange) {
   form.show = (filters) => {
     now = filters;
     for (const name of names) put(controls[name], filters[name]);
-    front.tag.classList.toggle("unused", !filters.tag);
+    front.tag?.classList.toggle("unused", !filters.tag);
     clear.hidden = Object.keys(filters).length === 0;
     if (more.some((name) => filters[name])) open(true);
     if (controls.collection) fillCollections(controls.collection, filters.collection).catch(tellFailure);

@@ -134,7 +134,7 @@ class UploadQueue extends EventTarget {
       this.#changed();
     };
     try {
-      const submit = row.kind === "import" ? sendImport : sendImage;
+      const submit = row.kind === "import" ? sendImport : api.sendImage;
       const answer = await submit(row, progress, (request) => this.#sending.set(row, request));
       if (row.kind === "import") this.#follow(row, answer.body);
       else this.#stored(row, answer);
@@ -195,7 +195,23 @@ class UploadQueue extends EventTarget {
     row.error = news.error?.message ?? null;
     row.note = news.stage && news.state !== "done" ? news.stage : "";
     this.#phase(row, { done: "done", error: "error" }[news.state] ?? "processing");
-    if (row.phase === "done") this.#byImage.delete(row.id);
+    if (row.phase !== "done") return;
+    this.#byImage.delete(row.id);
+    if (row.options.on_copy) this.#askWhetherCopy(row);
+  }
+
+  /** What no event tells: whether it was a copy, and left out for that. */
+  async #askWhetherCopy(row) {
+    try {
+      const found = (await api.image(row.id)).features.copies;
+      if (found?.rejected) {
+        row.note = `Left out. ${found.reason}`;
+        this.#phase(row, "there");
+      } else if (found) row.note = "a copy of what is there";
+    } catch (error) {
+      row.note = error.message;
+    }
+    this.#changed();
   }
 
   async #readAgain() {
@@ -229,14 +245,3 @@ class UploadQueue extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 }
-
-function sendImage(row, progress, onRequest) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(row.options)) {
-    for (const each of [value].flat()) if (each) form.append(name, each);
-  }
-  form.append("file", row.file, row.name);
-  return api.send("/images/upload", form, progress, onRequest);
-}
-
-export const uploads = new UploadQueue();

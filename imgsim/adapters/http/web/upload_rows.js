@@ -87,13 +87,13 @@ function wordsOf(row) {
       if (row.kind === "import") return `Importing: ${row.note}`;
       return row.note ? `${STATE_WORDS[row.state]}: ${row.note}` : STATE_WORDS[row.state];
     case "there":
-      return "Already there: a duplicate";
+      return row.note || "Already there: a duplicate";
     case "error":
       return row.error;
     case "stopped":
       return row.note || "Stopped";
     default:
-      return row.kind === "import" ? `Done: ${row.note}` : "Done";
+      return row.note ? `Done: ${row.note}` : "Done";
   }
 }
 
