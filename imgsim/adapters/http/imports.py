@@ -15,7 +15,7 @@ from imgsim.adapters.http.bodies import AnyRequest
 from imgsim.adapters.http.large_forms import read_large_form
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
-from imgsim.imports import ImportStatus
+from imgsim.import_run import ImportStatus
 
 
 @dataclass(frozen=True, slots=True)
