@@ -34,12 +34,14 @@ from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
 from imgsim.core.services import (
     DirectUploadService,
+    DuplicatesService,
     IngestService,
     LifecycleService,
     SearchService,
     ThumbnailService,
 )
 from imgsim.core.services.bucket_events import BucketEventService
+from imgsim.fingerprints import take_fingerprint
 from imgsim.imports import ImportService
 from imgsim.pipeline.plugins import StageOrigin, collect_stages, load_plugins
 from imgsim.pipeline.runner import Runner, RunPolicy
@@ -199,7 +201,14 @@ class Container(containers.DeclarativeContainer):
         url_seconds=settings.provided.objects.presign_seconds,
         keep_seconds=settings.provided.upload.reservation_seconds,
     )
-    search = providers.Singleton(SearchService, images=images, vectors=vectors, embedder=embedder)
+    search = providers.Singleton(
+        SearchService,
+        images=images,
+        vectors=vectors,
+        embedder=embedder,
+        fingerprint=providers.Object(take_fingerprint),
+    )
+    duplicates = providers.Singleton(DuplicatesService, images=images)
     lifecycle = providers.Singleton(
         LifecycleService,
         objects=objects,
@@ -267,6 +276,7 @@ class Container(containers.DeclarativeContainer):
         direct=direct.provider,
         bucket_events=bucket_events.provider,
         search=search.provider,
+        duplicates=duplicates.provider,
         lifecycle=lifecycle.provider,
         thumbnails=thumbnails.provider,
         images=images.provider,

@@ -72,7 +72,8 @@ class DirectoryTarget:
     async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
         with path.open("rb") as file:
             found = await self._container.reader().inspect(file)
-        return _json(await self._container.search().by_picture(found.picture, page, where))
+            sha256 = await self._container.reader().sha256(file)
+        return _json(await self._container.search().by_picture(found.picture, page, where, sha256))
 
     async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
         return _json(await self._container.search().by_text(text, page, where))

@@ -64,6 +64,12 @@ class ImportNotFound(ImgsimError):
     code = "import-not-found"
 
 
+class GroupNotFound(ImgsimError):
+    """No group of duplicates has this id: it was dismissed, or fewer than two of its images are left."""
+
+    code = "group-not-found"
+
+
 class ObjectNotFound(ImgsimError):
     """No object has this key."""
 

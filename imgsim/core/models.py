@@ -39,6 +39,22 @@ class ImageState(StrEnum):
     ERROR = "error"  # rests here until ``retry``
 
 
+class OnCopy(StrEnum):
+    """What to do with an upload that turns out to be a copy of an image in its collection."""
+
+    ACCEPT = "accept"
+    FLAG = "flag"  # gets the tag ``copy``
+    REJECT = "reject"  # ends ``done``, not searchable
+
+
+class Match(StrEnum):
+    """What two images have in common."""
+
+    IDENTICAL = "identical"  # all bytes
+    COPY = "copy"  # one is the other, changed: scaled, cut, turned, compressed, drawn on
+    SIMILAR = "similar"  # what they show
+
+
 STATE_OF_STAGE: Mapping[str, ImageState] = {"embed": ImageState.EMBEDDING, "index": ImageState.INDEXING}
 """The stages that show in ``state``; all others leave it as it is and show in ``stage`` only."""
 
@@ -84,6 +100,7 @@ class Image:
     features: Mapping[str, Any]
     created_at: datetime
     updated_at: datetime
+    on_copy: OnCopy = OnCopy.ACCEPT
     states: Mapping[ImageState, datetime] = field(default_factory=dict)
     """When it last entered each state that it was in, in their order. Left out, what the other fields know."""
 
@@ -126,6 +143,7 @@ class Reservation:
     """After this the reservation may be removed, and what lies in the object store without a row."""
     image: UUID | None = None
     """The image that came of it, once it was confirmed: of this id, or another one with the same bytes."""
+    on_copy: OnCopy = OnCopy.ACCEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +225,7 @@ class SearchHit:
     score: float
     percentile: float | None = None
     """How many of 100 random pairs of images are less alike than this; None where that is not known."""
+    match: Match = Match.SIMILAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +234,23 @@ class SearchAnswer:
 
     model: str
     results: Sequence[SearchHit]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateGroup:
+    """Two searchable images or more, oldest first: with the same bytes, or each a copy of another one among them."""
+
+    id: UUID
+    match: Match
+    images: Sequence[Image]
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicatePage:
+    """Copies first, then identical bytes. ``next_cursor`` is None on the last page."""
+
+    groups: Sequence[DuplicateGroup]
     next_cursor: str | None
 
 
@@ -301,3 +337,8 @@ def derived_prefix(image_id: UUID) -> str:
     """Where stages keep what they make of an image; deleted with it."""
     text = str(image_id)
     return f"{DERIVED}{text[-2:]}/{text}/"
+
+
+def identical_group_id(sha256: str) -> UUID:
+    """The id of the group of images with these bytes: the first half of their digest."""
+    return UUID(hex=sha256[:32])

@@ -14,6 +14,7 @@ from uuid import UUID
 from imgsim.core.models import (
     Bell,
     CacheKey,
+    DuplicateGroup,
     EmbeddingInfo,
     Hit,
     Image,
@@ -219,6 +220,32 @@ class ImageRepository(Adapter, Protocol):
 
     async def expired_reservations(self, limit: int) -> Sequence[UUID]:
         """The ids of reservations whose time is over, oldest first."""
+        ...
+
+    # duplicates
+
+    async def note_copies(self, image_id: UUID, copies: Sequence[UUID]) -> None:
+        """Put the image into one group with each of `copies`, all of its collection, and so with their copies.
+
+        Repeats change nothing. Left apart is what would bring two images of one dismissed group together again;
+        ids that are not there are passed over.
+        """
+        ...
+
+    async def copy_groups(
+        self, limit: int, collection: str | None = None, after: UUID | None = None
+    ) -> Sequence[DuplicateGroup]:
+        """Groups of copies by ascending id, all above `after`, each with at most 100 images. A group's id is that of
+        its oldest member when it was made."""
+        ...
+
+    async def identical_groups(self, limit: int, after: str = "") -> Sequence[DuplicateGroup]:
+        """Images of all collections with the same bytes, by ascending sha256, all above `after`; of a dismissed group
+        the oldest alone. Each with at most 100 images."""
+        ...
+
+    async def dismiss_group(self, group_id: UUID) -> None:
+        """Mark the images of the group as no duplicates of each other, for good. ``GroupNotFound``."""
         ...
 
     # delete

@@ -27,6 +27,7 @@ from imgsim.core.events import EventBus
 from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageEvent
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.services.ingest import ImageReader
+from imgsim.core.services.payload import index_payload
 from imgsim.pipeline.gate import Gate
 from imgsim.pipeline.stage import Ports, Stage, StageContext, is_noted
 
@@ -367,8 +368,8 @@ class Runner:
         try:
             was = ctx.indexed
             changed = was is not None and (list(done.tags), done.metadata) != (list(was.tags), was.metadata)
-            if embedding is not None and changed:
-                await self._ports.vectors.set_payload(embedding.model, done.id, done.tags, done.metadata)
+            if changed:
+                await index_payload(done, self._ports.images, self._ports.vectors)
         except ImgsimError as error:
             log.error("image %s is done, but its new tags and metadata are not in the index: %s", done.id, error)
         finally:

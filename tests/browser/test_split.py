@@ -24,5 +24,7 @@ async def test_pictures_come_from_the_object_store(
         await page.locator("#grid .tile-link").click()
         picture = page.locator(".detail-picture img")
         assert await picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
+        policy = (await page.request.get("/")).headers["content-security-policy"]
+        assert f"img-src 'self' blob: data: {seaweedfs.endpoint};" in policy
         await context.close()
     assert watch.seen == []

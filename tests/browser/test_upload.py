@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+import zipfile
 from pathlib import Path
 
 from playwright.async_api import JSHandle, Page, expect
@@ -48,7 +49,7 @@ async def test_chosen_files_show_a_row_each_until_they_are_done(page: Page, site
         path.name for path in photos[:6]
     )
     for name in (path.name for path in photos[:6]):
-        await expect(page.locator(f'#grid img[alt="{name}"]')).to_be_visible()
+        await expect(page.locator(f'#grid img[alt="{name}"]').first).to_be_visible()
 
     await page.set_input_files("#choose-files", photos[:1])
     await expect(page.locator(".upload[data-phase=there]")).to_contain_text("duplicate")
@@ -232,3 +233,23 @@ async def test_the_rows_are_right_after_the_server_was_away(
     await expect(page.locator("#offline")).to_be_hidden()
     await row.get_by_role("button", name="Retry").click()
     await expect(row).to_have_attribute("data-phase", "done")
+
+
+async def test_an_archive_is_imported_and_its_failures_can_be_read(
+    page: Page, site: Site, photos: list[Path], tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as archive:
+        for path in photos[19:22]:
+            archive.write(path, path.name)
+        archive.writestr("broken.jpg", photos[22].read_bytes()[:2000])
+        archive.writestr("notes.txt", "no image")
+    await into(page, "archive")
+    await page.set_input_files("#choose-files", tmp_path / "album.zip")
+    row = page.locator(".upload")
+    await expect(row).to_have_attribute("data-phase", "done")
+    await expect(row.locator(".row-state")).to_contain_text("3 indexed, 1 no images, 1 failed")
+    async with page.expect_download() as started:
+        await row.get_by_role("link", name="Failures").click()
+    report = await (await started.value).path()
+    assert "broken.jpg" in report.read_text()
+    assert len(site.listed(collection="archive")) == 3

@@ -88,7 +88,7 @@ async def put_old_row(repository: Any, image: Image, owner: str | None = None) -
 
 
 async def test_migrations_make_the_tables_that_the_code_names(url: str, postgresql: PostgreSQL) -> None:
-    assert await migrate(url) == ["0001", "0002", "0003", "0006"]
+    assert await migrate(url) == ["0001", "0002", "0003", "0004", "0005"]
     assert await migrate(url) == []
     named = [tables.ImageRow, tables.ImageTagRow, tables.CachedEmbeddingRow, tables.ReservationRow]
     assert columns_of(url, postgresql) == {
@@ -106,9 +106,9 @@ async def test_an_old_database_keeps_its_images(url: str, first_only: str, monke
             running = new_image(state=ImageState.EMBEDDING, states={})
             await put_old_row(repository, done)
             await put_old_row(repository, running, owner="one")
-    with pytest.raises(Unavailable, match="0002, 0003, 0006: run imgsim migrate"):
+    with pytest.raises(Unavailable, match="0002, 0003, 0004, 0005: run imgsim migrate"):
         await opened(url).__aenter__()
-    assert await migrate(url) == ["0002", "0003", "0006"]
+    assert await migrate(url) == ["0002", "0003", "0004", "0005"]
     async with opened(url) as repository:
         assert await repository.get(done.id) == done
         assert done.states == {ImageState.CREATED: done.created_at, ImageState.DONE: done.updated_at}

@@ -20,6 +20,7 @@ METHODS = ["GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"]
 PATHS = ["", "/upload", "/{id}", "/{id}/file", "/{id}/similar", "/{id}/events", "/{id}/retry", "/{id}/thumbnail"]
 ROUTES = [f"/images{path}" for path in PATHS] + [
     "/imports", "/imports/{id}", "/imports/{id}/failures",
+    "/session", "/web/any/app.js",
     "/search", "/encode", "/health", "/ready", "/metrics", "/", "/schema", "/schema/openapi.json", "/collections",
 ]  # fmt: skip
 FIELDS = [

@@ -11,12 +11,14 @@ from uuid import UUID
 import msgspec
 import numpy as np
 
+from imgsim.adapters.database.memory_duplicates import MemoryDuplicates
 from imgsim.adapters.database.rows import json_of
 from imgsim.core.errors import ImageNotFound, LeaseLost, WrongState
 from imgsim.core.models import (
     STATE_OF_STAGE,
     Bell,
     CacheKey,
+    DuplicateGroup,
     EmbeddingInfo,
     Image,
     ImageError,
@@ -81,6 +83,7 @@ class MemoryImageRepository:
         self._rows: dict[UUID, _Row] = {}
         self._reservations: dict[UUID, Reservation] = {}
         self._cache: dict[CacheKey, _CachedEmbedding] = {}
+        self._duplicates = MemoryDuplicates()
 
     async def __aenter__(self) -> Self:
         return self
@@ -257,6 +260,32 @@ class MemoryImageRepository:
         expired = [(kept.expires_at, kept.id) for kept in self._reservations.values()]
         return [image_id for expires_at, image_id in sorted(expired) if expires_at <= datetime.now(UTC)][:limit]
 
+    # duplicates
+
+    async def note_copies(self, image_id: UUID, copies: Sequence[UUID]) -> None:
+        there = {row.image.id for row in self._alive([image_id, *copies])}
+        for other in copies:
+            if {image_id, other} <= there:
+                self._duplicates.join(image_id, other)
+
+    async def copy_groups(
+        self, limit: int, collection: str | None = None, after: UUID | None = None
+    ) -> Sequence[DuplicateGroup]:
+        images = (image for image in self._searchable() if collection in (None, image.collection))
+        groups = self._duplicates.copies(images)
+        return [group for group in groups if after is None or group.id > after][:limit]
+
+    async def identical_groups(self, limit: int, after: str = "") -> Sequence[DuplicateGroup]:
+        return self._duplicates.identical(image for image in self._searchable() if image.sha256 > after)[:limit]
+
+    async def dismiss_group(self, group_id: UUID) -> None:
+        self._duplicates.dismiss(group_id, self._searchable())
+
+    def _searchable(self) -> Sequence[Image]:
+        """Oldest first."""
+        images = (row.copy() for row in self._alive() if row.image.searchable)
+        return sorted(images, key=lambda image: image.id)
+
     # delete
 
     async def entomb(self, image_id: UUID) -> Image:
@@ -273,6 +302,7 @@ class MemoryImageRepository:
         if row is None or not row.deleted:
             return
         del self._rows[image_id]
+        self._duplicates.forget(image_id)
         for key, cached in self._cache.items():
             if key.sha256 == row.image.sha256:
                 cached.unused_since = time.time()

@@ -9,6 +9,7 @@ from piccolo.query.functions import Count
 from piccolo.querystring import QueryString
 
 from imgsim.adapters.database import statements
+from imgsim.adapters.database.piccolo_duplicates import PiccoloDuplicates
 from imgsim.adapters.database.piccolo_embedding_cache import PiccoloEmbeddingCache
 from imgsim.adapters.database.piccolo_jobs import PiccoloJobs, Values
 from imgsim.adapters.database.piccolo_reservations import PiccoloReservations
@@ -20,8 +21,8 @@ from imgsim.core.models import Image, ImageFilter, ImageState
 _SECONDS_TO_COUNT = 60.0
 
 
-class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloEmbeddingCache):
-    """The truth about every image, in two tables. Every method is one transaction, most are one statement."""
+class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloDuplicates, PiccoloEmbeddingCache):
+    """The truth about every image. Every method is one transaction, most are one statement."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

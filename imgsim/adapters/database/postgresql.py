@@ -55,6 +55,7 @@ class PostgreSQLSession:
     dialect = Dialect(
         lock=" FOR UPDATE",
         lock_free=" FOR UPDATE SKIP LOCKED",
+        lock_table="LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE",
         arrays=True,
         entered="COALESCE(states, jsonb_build_object()) || jsonb_build_object('%s', {})",
     )

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from imgsim.core.errors import InvalidRequest
-from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageState, Reservation
+from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageState, OnCopy, Reservation
 
 
 def image_of(row: Mapping[str, Any]) -> Image:
@@ -35,6 +35,7 @@ def image_of(row: Mapping[str, Any]) -> Image:
         features=_json(row["features"]),
         created_at=_datetime(row["created_at"]),
         updated_at=_datetime(row["updated_at"]),
+        on_copy=OnCopy(row["on_copy"] or OnCopy.ACCEPT),
         states={ImageState(state): _datetime(time) for state, time in (_json(row["states"]) or {}).items()},
     )
 
@@ -53,6 +54,7 @@ def row_of(image: Image) -> dict[str, Any]:
         "height": image.height,
         "tags": json_of(list(image.tags)),
         "metadata": json_of(image.metadata),
+        "on_copy": image.on_copy.value,
         "features": json_of(image.features),
         "model": image.embedding.model if image.embedding else None,
         "dimensions": image.embedding.dimensions if image.embedding else None,
@@ -80,6 +82,7 @@ def reservation_of(row: Mapping[str, Any]) -> Reservation:
         metadata=_json(row["metadata"]),
         expires_at=_datetime(row["expires_at"]),
         image=uuid_of(row["image"]) if row["image"] else None,
+        on_copy=OnCopy(row["on_copy"] or OnCopy.ACCEPT),
     )
 
 
@@ -95,6 +98,7 @@ def row_of_reservation(reservation: Reservation) -> dict[str, Any]:
         "metadata": json_of(reservation.metadata),
         "expires_at": reservation.expires_at,
         "image": reservation.image,
+        "on_copy": reservation.on_copy.value,
     }
 
 

@@ -22,6 +22,8 @@ class Dialect:
     """Ends a SELECT: locks its rows in its order, waiting for those that another transaction holds."""
     lock_free: str = ""
     """As `lock`, but passes over the rows that another transaction holds."""
+    lock_table: str = ""
+    """A statement: until the end of its transaction nobody else writes to the table."""
     arrays: bool = False
     entered: str = "json_set(COALESCE(states, json_object()), '$.%s', {})"
     """The times of the states, with that of the named one changed."""

@@ -134,7 +134,10 @@ def purge(image_id: UUID, now: Time) -> Sequence[QueryString]:
     same_bytes, itself = tombstone % "sha256", tombstone % "id"
     return (
         QueryString(f"UPDATE cached_embedding SET orphaned_at = {{}} WHERE sha256 IN {same_bytes}", now, image_id),
-        QueryString(f"DELETE FROM image_tag WHERE image IN {itself}", image_id),
+        *(
+            QueryString(f"DELETE FROM {table} WHERE image IN {itself}", image_id)
+            for table in ("image_tag", "copy_member", "not_copies")
+        ),
         QueryString(f"DELETE FROM image WHERE id IN {itself}", image_id),
     )
 

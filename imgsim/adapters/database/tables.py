@@ -36,7 +36,8 @@ class ImageRow(Table, tablename="image"):
     created_at = Timestamptz()
     updated_at = Timestamptz()
     deleted_at = Timestamptz(null=True, default=None)
-    states = JSONB(null=True, default=None)  # when it last entered each but the first; None: from before 0006
+    on_copy = Varchar(length=16, null=True, default=None)  # None: accept
+    states = JSONB(null=True, default=None)  # when it last entered each but the first; None: from before 0005
 
 
 class ImageTagRow(Table, tablename="image_tag"):
@@ -71,6 +72,23 @@ class ReservationRow(Table, tablename="reservation"):
     metadata = JSONB()
     expires_at = Timestamptz(index=True)
     image = UUID(null=True, default=None)  # what came of it, once it was confirmed
+    on_copy = Varchar(length=16, null=True, default=None)  # None: accept
+
+
+class CopyMemberRow(Table, tablename="copy_member"):
+    """Which group of copies an image is in; a group of one is none."""
+
+    image = UUID(primary_key=True, default=None)
+    copy_group = UUID(default=None)
+    collection = Varchar(length=255)
+
+
+class NotCopiesRow(Table, tablename="not_copies"):
+    """Images with a common ``dismissal`` are no duplicates of each other: somebody has said so."""
+
+    id = Serial(primary_key=True)
+    image = UUID(default=None)
+    dismissal = UUID(default=None, index=True)
 
 
 @dataclass(frozen=True, slots=True)

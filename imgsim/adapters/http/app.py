@@ -10,6 +10,7 @@ from litestar.plugins.prometheus import PrometheusConfig
 from imgsim.adapters.http.auth import api_key_guard
 from imgsim.adapters.http.bucket_events import receive_bucket_event
 from imgsim.adapters.http.collections import list_collections
+from imgsim.adapters.http.duplicates import DuplicatesController
 from imgsim.adapters.http.encode import describe, encode
 from imgsim.adapters.http.events import EventsController
 from imgsim.adapters.http.files import FilesController
@@ -32,6 +33,7 @@ _ROUTES: Mapping[str, Sequence[Any]] = {
         ImagesController,
         FilesController,
         SearchController,
+        DuplicatesController,
         EventsController,
         list_collections,
         receive_bucket_event,

@@ -41,6 +41,9 @@ class Record(msgspec.Struct, rename="camel"):
 class Notification(msgspec.Struct, rename="pascal"):
     """What MinIO's webhook and AWS send; all else in it is passed over. AWS's test event has no records."""
 
+    event_name: str = ""
+    key: str = ""
+    """What MinIO says of the first record, once more."""
     records: list[Record] = []
 
 

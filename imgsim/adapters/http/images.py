@@ -16,7 +16,7 @@ from imgsim.adapters.http.filters import AnyTags, CreatedFrom, CreatedTo, NotTag
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.filters import parse_time, valid_filter
-from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState
+from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState, OnCopy
 from imgsim.core.services.ingest import valid_collection, valid_sha256
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most, 1 to 100.")]
@@ -40,6 +40,7 @@ class AnnouncedUpload(msgspec.Struct, forbid_unknown_fields=True):
     collection: str = "default"
     tags: list[str] = []
     metadata: dict[str, Any] = {}
+    on_copy: OnCopy = OnCopy.ACCEPT
 
 
 class UploadRequest(msgspec.Struct):
@@ -71,7 +72,7 @@ class ImagesController(Controller):
     async def upload(self, request: AnyRequest, services: Injected) -> Response[Image]:
         """Answers as soon as the bytes and the row are durable; follow `Location` for the rest."""
         async with read_form(request, services.max_upload_bytes) as form:
-            form.only({"collection", "tags", "metadata"})
+            form.only({"collection", "tags", "metadata", "on_copy"})
             if not form.files:
                 raise InvalidRequest("The form has no file in the field 'file'.")
             image = await services.ingest().upload(
@@ -81,6 +82,7 @@ class ImagesController(Controller):
                 [tag for tag in form.fields.get("tags", []) if tag],
                 _metadata(form.one("metadata")),
                 form.files[0].sha256,
+                form.one("on_copy") or OnCopy.ACCEPT,
             )
         return Response(image, status_code=200 if image.duplicate else 202, headers={"Location": f"/images/{image.id}"})
 
@@ -109,6 +111,7 @@ class ImagesController(Controller):
             wanted.collection,
             wanted.tags,
             wanted.metadata,
+            wanted.on_copy,
         )
         if isinstance(announced, Image):
             return Response(announced, status_code=200, headers={"Location": f"/images/{announced.id}"})

@@ -42,6 +42,7 @@ _IMAGE = {
     "error": None,
     "embedding": {"model": "efficientnet-lite0@1", "dimensions": 1280},
     "features": {},
+    "on_copy": "accept",
     "created_at": "2026-01-01T12:00:00Z",
     "updated_at": "2026-01-01T12:00:01Z",
     "states": {
@@ -54,7 +55,7 @@ _IMAGE = {
 }
 _ANSWER = {
     "model": "efficientnet-lite0@1",
-    "results": [{"image": _IMAGE, "score": 0.8312, "percentile": 99.7}],
+    "results": [{"image": _IMAGE, "score": 0.8312, "percentile": 99.7, "match": "similar"}],
     "next_cursor": None,
 }
 
@@ -159,13 +160,17 @@ def _schema_of(kind: type[msgspec.Struct], example: dict[str, Any]) -> OpenAPIMe
     properties = {
         name: Schema(
             type=_type_of(value),
-            items=Schema(type=OpenAPIType.STRING) if "array" in str(value.get("type")) else None,
+            items=_items_of(value) if "array" in str(value.get("type")) else None,
             default=value.get("default"),
         )
         for name, value in raw.get("properties", {}).items()
     }
     schema = Schema(type=OpenAPIType.OBJECT, properties=dict(properties), description=raw.get("description"))
     return OpenAPIMediaType(schema=schema, examples={"example": Example(value=example)})
+
+
+def _items_of(value: dict[str, Any]) -> Schema:
+    return Schema(type=OpenAPIType.OBJECT if "$ref" in value.get("items", {}) else OpenAPIType.STRING)
 
 
 def _type_of(value: dict[str, Any]) -> OpenAPIType | list[OpenAPIType] | None:
@@ -186,6 +191,7 @@ upload_body = _operation(
                 "collection": _text("Where it belongs; `default` if left out."),
                 "tags": _list("May repeat."),
                 "metadata": _text("A JSON object."),
+                "on_copy": _text("What to do with a copy of an image in the collection: `accept`, `flag` or `reject`."),
             },
             ["file"],
         )
@@ -265,6 +271,7 @@ def openapi_config() -> OpenAPIConfig:
             Tag("images", "Upload, read, change and delete images."),
             Tag("imports", "Many images at once."),
             Tag("search", "What looks like this?"),
+            Tag("duplicates", "Copies of one another, and identical bytes."),
             Tag("encode", "Embeddings without storing anything."),
             Tag("events", "State changes as they happen."),
             Tag("session", "A cookie for browsers, in place of a key."),

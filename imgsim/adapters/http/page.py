@@ -75,6 +75,13 @@ def _web() -> _Web:
     )
 
 
+def _takes_no_html(request: AnyRequest) -> bool:
+    try:
+        return request.accept.best_match(["text/html", "application/json"]) == "application/json"
+    except (ValueError, OverflowError):  # a quality that is no number
+        return False
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:20]
 
@@ -88,7 +95,7 @@ class PageController(Controller):
     @get("/")
     async def page(self, request: AnyRequest, services: Injected) -> Response[Any]:
         """For clients that take no HTML: where what is."""
-        if request.accept.best_match(["text/html", "application/json"]) == "application/json":
+        if _takes_no_html(request):
             return Response(_FOR_PROGRAMS, headers={"Vary": "Accept"})
         origin = await _origin_of_images(services.objects())
         policy = _POLICY.format(images=f" {origin}" if origin else "")

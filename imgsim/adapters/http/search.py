@@ -150,7 +150,7 @@ class SearchController(Controller):
             if body.text or body.url or body.positive or body.negative:
                 raise InvalidRequest("Search by one thing at a time: a file, a text, a url, or examples.")
             found = await services.reader().inspect(form.files[0].file, urgent=True)
-        return await services.search().by_picture(found.picture, body.page, body.where)
+        return await services.search().by_picture(found.picture, body.page, body.where, form.files[0].sha256)
 
     async def _by_body(self, body: SearchBody, services: Services) -> SearchAnswer:
         examples = bool(body.positive or body.negative)
@@ -159,7 +159,8 @@ class SearchController(Controller):
         if body.url is not None:
             async with services.fetcher().fetch(body.url) as file:
                 found = await services.reader().inspect(file, urgent=True)
-            return await services.search().by_picture(found.picture, body.page, body.where)
+                sha256 = await services.reader().sha256(file)
+            return await services.search().by_picture(found.picture, body.page, body.where, sha256)
         if body.text is not None:
             return await services.search().by_text(body.text, body.page, body.where)
         positive, negative = _examples(body.positive), _examples(body.negative)

@@ -11,6 +11,7 @@ from imgsim.core.events import EventBus
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, JobQueue, ObjectStore, VectorIndex
 from imgsim.core.services import (
     DirectUploadService,
+    DuplicatesService,
     ImageReader,
     IngestService,
     LifecycleService,
@@ -29,6 +30,7 @@ class Services:
     direct: Callable[[], DirectUploadService]
     bucket_events: Callable[[], BucketEventService | None]
     search: Callable[[], SearchService]
+    duplicates: Callable[[], DuplicatesService]
     lifecycle: Callable[[], LifecycleService]
     thumbnails: Callable[[], ThumbnailService]
     images: Callable[[], ImageRepository]

@@ -21,7 +21,7 @@ from imgsim.core.errors import (
     UnsupportedImage,
     UploadMismatch,
 )
-from imgsim.core.models import Image, PresignedPut, Reservation, new_image_id, original_key
+from imgsim.core.models import Image, OnCopy, PresignedPut, Reservation, new_image_id, original_key
 from imgsim.core.ports import ImageRepository, ObjectStore
 from imgsim.core.services.ingest import (
     ImageReader,
@@ -30,6 +30,7 @@ from imgsim.core.services.ingest import (
     valid_collection,
     valid_filename,
     valid_metadata,
+    valid_on_copy,
     valid_sha256,
     valid_tags,
 )
@@ -78,6 +79,7 @@ class DirectUploadService:
         collection: str = "default",
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        on_copy: str = OnCopy.ACCEPT,
     ) -> Announced | Image:
         """How to store these bytes; or the existing image, ``duplicate=True``, where `collection` has them already.
 
@@ -100,6 +102,7 @@ class DirectUploadService:
             tags=valid_tags(tags),
             metadata=valid_metadata(metadata or {}),
             expires_at=expires_at + _GRACE,
+            on_copy=valid_on_copy(on_copy),
         )
         existing = await self._images.find(collection, sha256)
         if existing is not None:
@@ -166,6 +169,7 @@ class DirectUploadService:
             filename=reservation.filename,
             tags=reservation.tags,
             metadata=reservation.metadata,
+            on_copy=reservation.on_copy,
         )
         return await self._ingest.accept(image, found.picture)
 

@@ -14,7 +14,17 @@ from uuid import UUID
 from imgsim.core.errors import ImgsimError, InvalidRequest, TooLarge, Unavailable
 from imgsim.core.events import EventBus
 from imgsim.core.filters import MOST_TAGS
-from imgsim.core.models import Bell, Image, ImageEvent, ImageState, Inspection, Picture, new_image_id, original_key
+from imgsim.core.models import (
+    Bell,
+    Image,
+    ImageEvent,
+    ImageState,
+    Inspection,
+    OnCopy,
+    Picture,
+    new_image_id,
+    original_key,
+)
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore
 
@@ -80,6 +90,7 @@ class IngestService:
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
         sha256: str | None = None,
+        on_copy: str = OnCopy.ACCEPT,
     ) -> Image:
         """Store `file` and queue it; return the image, with ``duplicate=True`` where `collection` had
         these bytes already. `sha256`: the hex digest of `file`, where the caller has it.
@@ -89,6 +100,7 @@ class IngestService:
         collection = valid_collection(collection)
         tags = valid_tags(tags)
         metadata = valid_metadata(metadata or {})
+        on_copy = valid_on_copy(on_copy)
         size = file.seek(0, os.SEEK_END)
         if size > self._max_bytes:
             raise TooLarge(f"The upload has {size} bytes; at most {self._max_bytes} are taken (upload.max_bytes).")
@@ -107,6 +119,7 @@ class IngestService:
                 filename=filename,
                 tags=tags,
                 metadata=metadata,
+                on_copy=on_copy,
             )
             await self._objects.put(original_key(image.id), file, image.content_type)
             return await self.accept(image, found.picture)
@@ -168,6 +181,7 @@ def new_image(
     filename: str,
     tags: Sequence[str],
     metadata: Mapping[str, Any],
+    on_copy: OnCopy = OnCopy.ACCEPT,
 ) -> Image:
     """An image that has just come in, as the reader found it."""
     now = datetime.now(UTC)
@@ -191,7 +205,16 @@ def new_image(
         features={},
         created_at=now,
         updated_at=now,
+        on_copy=on_copy,
     )
+
+
+def valid_on_copy(text: str) -> OnCopy:
+    try:
+        return OnCopy(text)
+    except ValueError as error:
+        known = ", ".join(OnCopy)
+        raise InvalidRequest(f"{text[:80]!r} is nothing that on_copy can be: {known}.") from error
 
 
 def valid_collection(name: str) -> str:

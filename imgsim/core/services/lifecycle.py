@@ -14,6 +14,7 @@ from imgsim.core.models import Bell, Image, ImageEvent, derived_prefix, original
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore, VectorIndex
 from imgsim.core.services.ingest import valid_metadata, valid_tags
+from imgsim.core.services.payload import index_payload
 
 log = logging.getLogger("imgsim.lifecycle")
 
@@ -51,17 +52,8 @@ class LifecycleService:
         metadata = valid_metadata(metadata) if metadata is not None else None
         image = await self._images.update(image_id, tags, metadata)
         if tags is not None or metadata is not None:
-            await self._index(image)
+            await index_payload(image, self._images, self._vectors)
         return image
-
-    async def _index(self, image: Image) -> None:
-        # An image that is not done yet gets its tags and metadata when the runner finishes it.
-        while image.searchable and image.embedding is not None:
-            await self._vectors.set_payload(image.embedding.model, image.id, image.tags, image.metadata)
-            latest = (await self._images.get_many([image.id])).get(image.id)
-            if latest is None or (latest.tags, latest.metadata) == (image.tags, image.metadata):
-                return
-            image = latest  # somebody else changed them in between
 
     async def retry(self, image_id: UUID) -> Image:
         """From ``error`` back to ``pending``. Raises ``ImageNotFound``, ``WrongState``."""

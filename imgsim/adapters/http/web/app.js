@@ -30,7 +30,10 @@ function run() {
   }
   let current = null;
   let under = null;
-  const detail = detailDialog(() => current?.list, (id) => (current?.focus(id)));
+  const detail = detailDialog(
+    () => current?.list,
+    (id) => current?.focus(id),
+  );
   const panel = uploadPanel();
   startMarksBar((ids) => current?.list?.remove(ids));
   startDrops({ upload: panel.take, search: (file) => views.search.byFile(file) });
@@ -65,7 +68,14 @@ function run() {
 }
 
 function shortcut(event) {
-  if (isTyping(event.target) || event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
+  if (
+    isTyping(event.target) ||
+    event.ctrlKey ||
+    event.altKey ||
+    event.metaKey ||
+    document.querySelector("dialog[open]")
+  )
+    return;
   if (event.key === "/") {
     event.preventDefault();
     quick.focus();

@@ -39,7 +39,10 @@ export function detailDialog(currentList, returnTo) {
       if (wanted === id) show(read);
     } catch (error) {
       if (wanted !== id || error.status === 401) return;
-      head.replaceChildren(title(error.status === 404 ? "This image is gone" : "The image cannot be shown"), ...headButtons());
+      head.replaceChildren(
+        title(error.status === 404 ? "This image is gone" : "The image cannot be shown"),
+        ...headButtons(),
+      );
       side.replaceChildren(el("p", { className: "bad" }, error.message));
     }
   }
@@ -61,7 +64,8 @@ export function detailDialog(currentList, returnTo) {
     if (before?.id === image.id) {
       // Told anew by an event: what one types in stays.
       side.querySelector(".live").replaceWith(live());
-      if (before.state !== "done" && image.state === "done") side.querySelector(".similar")?.replaceWith(similarImages(image));
+      if (before.state !== "done" && image.state === "done")
+        side.querySelector(".similar")?.replaceWith(similarImages(image));
     } else {
       side.replaceChildren(live(), tagEditor(image), metadataEditor(image), similarImages(image), facts(image));
       side.scrollTop = 0;
@@ -78,8 +82,12 @@ export function detailDialog(currentList, returnTo) {
     const { stage, message, type, attempts } = image.error;
     const where = stage ? ` in the stage ${stage}` : "";
     const tries = attempts === 1 ? "one attempt" : `${attempts} attempts`;
-    return el("div", { className: "failure", role: "alert" }, icon("warning"),
-      el("p", {}, el("b", {}, `Failed${where}, after ${tries}. `), message, " ", el("code", {}, type)));
+    return el(
+      "div",
+      { className: "failure", role: "alert" },
+      icon("warning"),
+      el("p", {}, el("b", {}, `Failed${where}, after ${tries}. `), message, " ", el("code", {}, type)),
+    );
   }
 
   function showPicture() {
@@ -107,11 +115,31 @@ export function detailDialog(currentList, returnTo) {
     const list = currentList();
     const at = list ? list.find(wanted) : -1;
     const step = (action, label, name, by) => {
-      const found = el("button", { type: "button", className: "plain icon-only", "aria-label": label, "data-action": action, onclick: () => move(by) }, icon(name));
+      const found = el(
+        "button",
+        {
+          type: "button",
+          className: "plain icon-only",
+          "aria-label": label,
+          "data-action": action,
+          onclick: () => move(by),
+        },
+        icon(name),
+      );
       found.disabled = at < 0 || at + by < 0 || (at + by >= list.items.length && list.ended);
       return found;
     };
-    const shut = el("button", { type: "button", className: "plain icon-only", "aria-label": "Close", "data-action": "close", onclick: closeImage }, icon("close"));
+    const shut = el(
+      "button",
+      {
+        type: "button",
+        className: "plain icon-only",
+        "aria-label": "Close",
+        "data-action": "close",
+        onclick: closeImage,
+      },
+      icon("close"),
+    );
     return [step("previous", "Previous image", "left", -1), step("next", "Next image", "right", 1), shut];
   }
 
@@ -127,7 +155,9 @@ export function detailDialog(currentList, returnTo) {
   function actions() {
     const marked = marks.has(image.id);
     const item = { id: image.id, name: image.filename || image.id };
-    return el("div", { className: "buttons" },
+    return el(
+      "div",
+      { className: "buttons" },
       image.state === "error" && button("retry", "Try again", retry, "primary"),
       image.state === "done" && button("more", "More like this", () => searchByExamples("more", [image.id]), "primary"),
       image.state === "done" && button("less", "Less like this", () => searchByExamples("less", [image.id])),
@@ -135,8 +165,13 @@ export function detailDialog(currentList, returnTo) {
         marks.toggle(item);
         show(image);
       }),
-      el("a", { className: "button", href: api.fileOf(image.id), download: image.filename || image.id }, "Download original"),
-      button("delete", "Delete", removeThis, "danger quiet"));
+      el(
+        "a",
+        { className: "button", href: api.fileOf(image.id), download: image.filename || image.id },
+        "Download original",
+      ),
+      button("delete", "Delete", removeThis, "danger quiet"),
+    );
   }
 
   async function retry() {
@@ -149,7 +184,14 @@ export function detailDialog(currentList, returnTo) {
 
   async function removeThis() {
     const { id, filename } = image;
-    if (!(await confirmed("Delete this image?", `${filename || id} and all that was made of it will be removed for good.`, "Delete"))) return;
+    if (
+      !(await confirmed(
+        "Delete this image?",
+        `${filename || id} and all that was made of it will be removed for good.`,
+        "Delete",
+      ))
+    )
+      return;
     try {
       await api.removeImage(id);
       gone(id);

@@ -23,8 +23,14 @@ export function facts(image) {
     ["Id", image.id],
     ["SHA-256", image.sha256],
   ];
-  return section("Facts", el("dl", { className: "facts" },
-    rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])));
+  return section(
+    "Facts",
+    el(
+      "dl",
+      { className: "facts" },
+      rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]),
+    ),
+  );
 }
 
 /** When each state began, and how long it took. */
@@ -33,19 +39,38 @@ export function stateTimes(image) {
   const rows = entries.map(([state, at], index) => {
     const next = entries[index + 1];
     const took = next ? duration(Date.parse(next[1]) - Date.parse(at)) : "";
-    return el("li", { "data-state": state }, el("b", {}, STATE_WORDS[state] ?? state),
-      el("time", { dateTime: at, title: dateTime(at) }, clock(at)), el("span", { className: "muted" }, took));
+    return el(
+      "li",
+      { "data-state": state },
+      el("b", {}, STATE_WORDS[state] ?? state),
+      el("time", { dateTime: at, title: dateTime(at) }, clock(at)),
+      el("span", { className: "muted" }, took),
+    );
   });
-  const stage = image.stage && !image.error ? el("p", { className: "muted" }, `Now in the stage ${image.stage}.`) : null;
+  const stage =
+    image.stage && !image.error ? el("p", { className: "muted" }, `Now in the stage ${image.stage}.`) : null;
   return section("States", el("ol", { className: "states" }, rows), stage);
 }
 
 export function features(image) {
   const found = Object.entries(image.features);
   if (!found.length) return null;
-  return section("Features by stage", found.map(([stage, value]) => el("details", { className: "feature", open: Boolean(value?.rejected) },
-    el("summary", {}, stage, value?.rejected && el("span", { className: "badge", "data-state": "error" }, "Rejected")),
-    el("pre", { tabIndex: 0 }, JSON.stringify(value, null, 2)))));
+  return section(
+    "Features by stage",
+    found.map(([stage, value]) =>
+      el(
+        "details",
+        { className: "feature", open: Boolean(value?.rejected) },
+        el(
+          "summary",
+          {},
+          stage,
+          value?.rejected && el("span", { className: "badge", "data-state": "error" }, "Rejected"),
+        ),
+        el("pre", { tabIndex: 0 }, JSON.stringify(value, null, 2)),
+      ),
+    ),
+  );
 }
 
 export function tagEditor(image) {
@@ -69,12 +94,22 @@ export function metadataEditor(image) {
   const text = el("textarea", { rows: 6, spellcheck: false });
   const problem = el("p", { className: "bad", role: "alert" });
   const save = el("button", { type: "button", onclick: store }, "Save");
-  const edit = el("details", { className: "feature" }, el("summary", {}, "Edit"),
-    field("Metadata, a JSON object", text), problem, save);
+  const edit = el(
+    "details",
+    { className: "feature" },
+    el("summary", {}, "Edit"),
+    field("Metadata, a JSON object", text),
+    problem,
+    save,
+  );
   const show = (metadata) => {
     text.value = JSON.stringify(metadata, null, 2);
-    rows.replaceChildren(...Object.entries(metadata).flatMap(([name, value]) => [
-      el("dt", {}, name), el("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]));
+    rows.replaceChildren(
+      ...Object.entries(metadata).flatMap(([name, value]) => [
+        el("dt", {}, name),
+        el("dd", {}, typeof value === "string" ? value : JSON.stringify(value)),
+      ]),
+    );
   };
   async function store() {
     problem.textContent = "";
@@ -111,13 +146,26 @@ export function similarImages(image) {
     }
   }
   if (image.state === "done" && image.embedding) read();
-  else status.textContent = image.state === "done" ? "It was rejected by a stage, so it is not searched." : "It can be searched when it is done.";
+  else
+    status.textContent =
+      image.state === "done"
+        ? "It was rejected by a stage, so it is not searched."
+        : "It can be searched when it is done.";
   return found;
 }
 
 function similarOne(hit) {
   const name = hit.image.filename || hit.image.id;
-  const picture = el("img", { alt: name, loading: "lazy", decoding: "async", src: api.thumbnailOf(hit.image.id, "small") });
-  return el("a", { href: imageHash(hit.image.id), title: `${name}. ${explain(hit).about}`, "data-score": hit.score },
-    picture, el("span", { className: "tile-caption" }, scoreCaption(hit)));
+  const picture = el("img", {
+    alt: name,
+    loading: "lazy",
+    decoding: "async",
+    src: api.thumbnailOf(hit.image.id, "small"),
+  });
+  return el(
+    "a",
+    { href: imageHash(hit.image.id), title: `${name}. ${explain(hit).about}`, "data-score": hit.score },
+    picture,
+    el("span", { className: "tile-caption" }, scoreCaption(hit)),
+  );
 }

@@ -15,10 +15,18 @@ export function duplicatesView() {
   const groups = el("div", { className: "groups" });
   const status = el("p", { className: "status", role: "status" });
   const more = el("button", { type: "button", hidden: true, onclick: () => read() }, "More groups");
-  const element = el("section", { className: "duplicates", "aria-labelledby": "duplicates-title" },
+  const element = el(
+    "section",
+    { className: "duplicates", "aria-labelledby": "duplicates-title" },
     el("h1", { id: "duplicates-title" }, "Duplicates"),
-    el("p", { className: "muted" }, "The same picture more than once: identical files, and copies that were resized, cropped, mirrored or saved again."),
-    groups, el("div", { className: "foot" }, status, more));
+    el(
+      "p",
+      { className: "muted" },
+      "The same picture more than once: identical files, and copies that were resized, cropped, mirrored or saved again.",
+    ),
+    groups,
+    el("div", { className: "foot" }, status, more),
+  );
   let cursor = null;
   let reading = null;
 
@@ -81,10 +89,13 @@ function groupCard(group, leave) {
   const best = [...group.images].sort(better)[0];
   const members = new Map(group.images.map((image) => [image.id, member(image, image === best, name)]));
   const keep = el("button", { type: "button", className: "primary", onclick: keepOne });
-  const card = el("article", { className: "group", "aria-labelledby": title },
+  const card = el(
+    "article",
+    { className: "group", "aria-labelledby": title },
     el("h2", { id: title }, `${WORDS[group.match]}: ${plural(group.images.length, "image")}`),
     el("div", { className: "members", role: "radiogroup", "aria-label": "Which one to keep" }, [...members.values()]),
-    el("div", { className: "buttons" }, keep, el("button", { type: "button", onclick: dismiss }, "Not duplicates")));
+    el("div", { className: "buttons" }, keep, el("button", { type: "button", onclick: dismiss }, "Not duplicates")),
+  );
 
   const label = () => {
     keep.textContent = `Keep the chosen one, delete ${members.size === 2 ? "the other" : `the other ${members.size - 1}`}`;
@@ -104,7 +115,14 @@ function groupCard(group, leave) {
     const kept = card.querySelector("input:checked").value;
     const others = [...members.keys()].filter((id) => id !== kept);
     const name = members.get(kept).dataset.name;
-    if (!(await confirmed(`Delete ${plural(others.length, "image")}?`, `${name} is kept. The others will be removed for good.`, "Delete"))) return;
+    if (
+      !(await confirmed(
+        `Delete ${plural(others.length, "image")}?`,
+        `${name} is kept. The others will be removed for good.`,
+        "Delete",
+      ))
+    )
+      return;
     try {
       for (const id of others) await api.removeImage(id);
       notice(`Kept ${name}, deleted ${plural(others.length, "image")}.`);
@@ -128,20 +146,35 @@ function groupCard(group, leave) {
 
 /** More pixels first, then more bytes, then the older one. */
 function better(one, other) {
-  return other.width * other.height - one.width * one.height || other.bytes - one.bytes || (one.created_at < other.created_at ? -1 : 1);
+  return (
+    other.width * other.height - one.width * one.height ||
+    other.bytes - one.bytes ||
+    (one.created_at < other.created_at ? -1 : 1)
+  );
 }
 
 function member(image, chosen, name) {
   const title = image.filename || image.id;
   const radio = el("input", { type: "radio", name, value: image.id, checked: chosen });
-  return el("div", { className: "member", "data-name": title, "data-id": image.id },
-    el("label", {}, el("img", { alt: "", loading: "lazy", decoding: "async", src: api.thumbnailOf(image.id, "large") }),
-      el("span", { className: "keep" }, radio, el("span", { className: "row-name" }, title))),
-    el("dl", { className: "facts" }, [
-      ["Size", `${count(image.width)} × ${count(image.height)}`],
-      ["File", `${bytes(image.bytes)}, ${image.content_type.replace("image/", "")}`],
-      ["Added", dateTime(image.created_at)],
-      ["Collection", image.collection],
-    ].map(([key, value]) => [el("dt", {}, key), el("dd", {}, value)])),
-    el("a", { href: imageHash(image.id) }, "Details"));
+  return el(
+    "div",
+    { className: "member", "data-name": title, "data-id": image.id },
+    el(
+      "label",
+      {},
+      el("img", { alt: "", loading: "lazy", decoding: "async", src: api.thumbnailOf(image.id, "large") }),
+      el("span", { className: "keep" }, radio, el("span", { className: "row-name" }, title)),
+    ),
+    el(
+      "dl",
+      { className: "facts" },
+      [
+        ["Size", `${count(image.width)} × ${count(image.height)}`],
+        ["File", `${bytes(image.bytes)}, ${image.content_type.replace("image/", "")}`],
+        ["Added", dateTime(image.created_at)],
+        ["Collection", image.collection],
+      ].map(([key, value]) => [el("dt", {}, key), el("dd", {}, value)]),
+    ),
+    el("a", { href: imageHash(image.id) }, "Details"),
+  );
 }

@@ -11,8 +11,12 @@ export function noteSearch(given) {
 
 /** `name` is `more` or `less`. */
 export function searchByExamples(name, ids) {
-  const next = new URLSearchParams([...params].filter(([key, value]) =>
-    !["url", "text", "file"].includes(key) && !(["more", "less"].includes(key) && ids.includes(value))));
+  const next = new URLSearchParams(
+    [...params].filter(
+      ([key, value]) =>
+        !["url", "text", "file"].includes(key) && !(["more", "less"].includes(key) && ids.includes(value)),
+    ),
+  );
   for (const id of ids) next.append(name, id);
   go("#/search", next);
 }

@@ -35,10 +35,16 @@ export function filterForm(names, onChange) {
   };
   const controls = Object.fromEntries(names.map((name) => [name, MAKERS[name]((value) => change(name, value))]));
   const wrapped = (name) => (LISTS.includes(name) ? group(name, controls[name]) : field(LABELS[name], controls[name]));
-  const front = Object.fromEntries(names.filter((name) => IN_FRONT.includes(name)).map((name) => [name, wrapped(name)]));
+  const front = Object.fromEntries(
+    names.filter((name) => IN_FRONT.includes(name)).map((name) => [name, wrapped(name)]),
+  );
   const more = names.filter((name) => !IN_FRONT.includes(name));
   const fields = el("div", { className: "fields", id: `more-filters-${++made}`, hidden: true }, more.map(wrapped));
-  const toggle = el("button", { type: "button", className: "plain", "aria-controls": fields.id, onclick: () => open(fields.hidden) }, "More filters");
+  const toggle = el(
+    "button",
+    { type: "button", className: "plain", "aria-controls": fields.id, onclick: () => open(fields.hidden) },
+    "More filters",
+  );
   const open = (wide) => {
     fields.hidden = !wide;
     form.classList.toggle("wide", wide);
@@ -46,8 +52,14 @@ export function filterForm(names, onChange) {
     toggle.textContent = wide ? "Fewer filters" : "More filters";
   };
   const clear = el("button", { type: "button", className: "plain", onclick: () => onChange((now = {})) }, "Clear");
-  const form = el("form", { className: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
-    Object.values(front), toggle, clear, fields);
+  const form = el(
+    "form",
+    { className: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
+    Object.values(front),
+    toggle,
+    clear,
+    fields,
+  );
 
   open(false);
 
@@ -69,7 +81,8 @@ function put(control, value) {
   else control.value = value ?? "";
 }
 
-const group = (name, control) => el("div", { className: "field" }, el("span", { className: "label" }, LABELS[name]), control);
+const group = (name, control) =>
+  el("div", { className: "field" }, el("span", { className: "label" }, LABELS[name]), control);
 
 let made = 0;
 
@@ -87,8 +100,11 @@ const LABELS = {
 };
 
 const select = (options, onChange) =>
-  el("select", { onchange: (event) => onChange(event.target.value) },
-    options.map(([value, text]) => el("option", { value }, text)));
+  el(
+    "select",
+    { onchange: (event) => onChange(event.target.value) },
+    options.map(([value, text]) => el("option", { value }, text)),
+  );
 const input = (properties, onChange) =>
   el("input", { ...properties, onchange: (event) => event.target.reportValidity() && onChange(event.target.value) });
 const list = (name) => (onChange) => tagInput({ label: LABELS[name], onChange });
@@ -103,7 +119,8 @@ const MAKERS = {
   created_from: (onChange) => input({ type: "date" }, onChange),
   created_to: (onChange) => input({ type: "date" }, onChange),
   min_score: (onChange) => input({ type: "number", min: -1, max: 1, step: "any", inputMode: "decimal" }, onChange),
-  exact: (onChange) => el("input", { type: "checkbox", onchange: (event) => onChange(event.target.checked ? "true" : "") }),
+  exact: (onChange) =>
+    el("input", { type: "checkbox", onchange: (event) => onChange(event.target.checked ? "true" : "") }),
 };
 
 async function fillCollections(control, chosen) {

@@ -18,10 +18,23 @@ export function galleryView() {
   const grid = new ImageGrid(host);
   const status = el("p", { className: "status", role: "status" });
   const again = el("button", { type: "button", hidden: true, onclick: () => list.more() }, "Try again");
-  const arrivals = el("button", { type: "button", className: "arrivals primary", hidden: true, onclick: () => toTop() });
+  const arrivals = el("button", {
+    type: "button",
+    className: "arrivals primary",
+    hidden: true,
+    onclick: () => toTop(),
+  });
   const empty = emptyState();
-  const element = el("section", { className: "gallery", "aria-label": "Gallery" },
-    el("h1", { className: "hidden" }, "Gallery"), filters, arrivals, host, empty, el("div", { className: "foot" }, status, again));
+  const element = el(
+    "section",
+    { className: "gallery", "aria-label": "Gallery" },
+    el("h1", { className: "hidden" }, "Gallery"),
+    filters,
+    arrivals,
+    host,
+    empty,
+    el("div", { className: "foot" }, status, again),
+  );
   let list = null;
   let shown = null;
   let scrolled = 0;
@@ -70,15 +83,19 @@ export function galleryView() {
   function welcome() {
     const waiting = list.arrivals.size;
     arrivals.hidden = waiting === 0 || atTop();
-    arrivals.textContent = waiting >= MOST_COUNTED_ARRIVALS ? `${count(waiting)} and more new` : `${count(waiting)} new`;
+    arrivals.textContent =
+      waiting >= MOST_COUNTED_ARRIVALS ? `${count(waiting)} and more new` : `${count(waiting)} new`;
     if ((waiting === 0 && !missed) || !atTop() || element.hidden || timer) return;
-    timer = setTimeout(() => {
-      timer = 0;
-      if (!atTop()) return welcome();
-      taken = performance.now();
-      missed = false;
-      list.takeArrivals();
-    }, Math.max(0, taken + BETWEEN_ARRIVALS - performance.now()));
+    timer = setTimeout(
+      () => {
+        timer = 0;
+        if (!atTop()) return welcome();
+        taken = performance.now();
+        missed = false;
+        list.takeArrivals();
+      },
+      Math.max(0, taken + BETWEEN_ARRIVALS - performance.now()),
+    );
   }
 
   const atTop = () => window.scrollY < 40;

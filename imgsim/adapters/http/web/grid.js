@@ -42,9 +42,14 @@ export class ImageGrid {
     this.#drop(() => true);
     const options = { signal: this.#stop.signal };
     list.addEventListener("change", this.#draw, options);
-    list.addEventListener("update", ({ detail }) => this.#eachTile((cell, item) => {
-      if (item.id === detail) bindTile(cell, item);
-    }), options);
+    list.addEventListener(
+      "update",
+      ({ detail }) =>
+        this.#eachTile((cell, item) => {
+          if (item.id === detail) bindTile(cell, item);
+        }),
+      options,
+    );
     this.#draw();
   }
 

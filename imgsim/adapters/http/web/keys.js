@@ -15,9 +15,18 @@ const KEYS = [
 
 export function showKeys() {
   const dialog = byId("keys");
-  dialog.replaceChildren(el("form", { method: "dialog" },
-    el("h2", { id: "keys-title" }, "Keyboard"),
-    el("dl", { className: "facts" }, KEYS.map(([key, does]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, does)])),
-    el("div", { className: "buttons" }, el("button", { className: "primary", autofocus: true }, "Close"))));
+  dialog.replaceChildren(
+    el(
+      "form",
+      { method: "dialog" },
+      el("h2", { id: "keys-title" }, "Keyboard"),
+      el(
+        "dl",
+        { className: "facts" },
+        KEYS.map(([key, does]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, does)]),
+      ),
+      el("div", { className: "buttons" }, el("button", { className: "primary", autofocus: true }, "Close")),
+    ),
+  );
   dialog.showModal();
 }

@@ -23,8 +23,15 @@ export function confirmed(title, text, action) {
   const dialog = byId("confirm");
   const yes = el("button", { className: "danger", value: "yes" }, action);
   const no = el("button", { className: "plain", value: "no", autofocus: true }, "Cancel");
-  dialog.replaceChildren(el("form", { method: "dialog" },
-    el("h2", { id: "confirm-title" }, title), el("p", {}, text), el("div", { className: "buttons" }, no, yes)));
+  dialog.replaceChildren(
+    el(
+      "form",
+      { method: "dialog" },
+      el("h2", { id: "confirm-title" }, title),
+      el("p", {}, text),
+      el("div", { className: "buttons" }, no, yes),
+    ),
+  );
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {

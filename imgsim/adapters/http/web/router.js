@@ -35,6 +35,7 @@ export const imageHash = (id) => `#/image/${id}`;
 /** Show what is under the image: back to where it was opened, if that was here. */
 export function closeImage() {
   if (!above) return;
+  above = null; // going back takes a moment, in which one may ask again
   if (depth) history.go(-depth);
   else replace(under, 0);
 }

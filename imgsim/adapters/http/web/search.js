@@ -10,27 +10,65 @@ import { ask, queryOf, typed } from "./query.js";
 import { ResultList } from "./result_list.js";
 import { go, imageHash, replaceParams } from "./router.js";
 
-const FILTERS = ["collection", "tag", "any_tag", "not_tag", "created_from", "created_to", "metadata", "min_score", "exact"];
+const FILTERS = [
+  "collection",
+  "tag",
+  "any_tag",
+  "not_tag",
+  "created_from",
+  "created_to",
+  "metadata",
+  "min_score",
+  "exact",
+];
 const BY = ["url", "text", "more", "less", "file"];
 
 /** `{element, show(params), hide(), list, byFile(file)}`. */
 export function searchView() {
   const about = el("div", { className: "query" });
-  const chooser = el("input", { type: "file", accept: "image/*", hidden: true, id: "query-file", onchange: () => chosen() });
+  const chooser = el("input", {
+    type: "file",
+    accept: "image/*",
+    hidden: true,
+    id: "query-file",
+    onchange: () => chosen(),
+  });
   const words = el("input", { type: "search", autocomplete: "off" });
-  const askForm = el("form", { className: "ask", "data-drop": "search", onsubmit: submitted },
-    el("button", { type: "button", className: "dropzone", onclick: () => chooser.click() },
-      icon("image"), el("b", {}, "Choose an image"), el("span", {}, "or drop or paste one. It is not stored.")),
+  const askForm = el(
+    "form",
+    { className: "ask", "data-drop": "search", onsubmit: submitted },
+    el(
+      "button",
+      { type: "button", className: "dropzone", onclick: () => chooser.click() },
+      icon("image"),
+      el("b", {}, "Choose an image"),
+      el("span", {}, "or drop or paste one. It is not stored."),
+    ),
     chooser,
-    el("div", { className: "words" }, field("Address of an image, or words", words),
-      el("button", { className: "primary" }, "Search"), el("p", { className: "muted", id: "model-note" })));
+    el(
+      "div",
+      { className: "words" },
+      field("Address of an image, or words", words),
+      el("button", { className: "primary" }, "Search"),
+      el("p", { className: "muted", id: "model-note" }),
+    ),
+  );
   const filters = filterForm(FILTERS, (values) => replaceParams(new URLSearchParams([...kept(), ...paramsOf(values)])));
   const host = el("div", { id: "results", "aria-label": "Results" });
   const grid = new ImageGrid(host, 30);
   const status = el("p", { className: "status", role: "status" });
   const again = el("button", { type: "button", hidden: true, onclick: () => list.more() }, "Try again");
-  const element = el("section", { className: "search", "aria-label": "Search" },
-    el("h1", { className: "hidden" }, "Search"), askForm, about, filters, status, host, again);
+  const element = el(
+    "section",
+    { className: "search", "aria-label": "Search" },
+    el("h1", { className: "hidden" }, "Search"),
+    askForm,
+    about,
+    filters,
+    status,
+    host,
+    again,
+  );
   let params = new URLSearchParams();
   let file = null;
   let shown = null;
@@ -72,7 +110,8 @@ export function searchView() {
     else if (loading && !items.length) status.textContent = "Searching…";
     else if (!model) status.textContent = "";
     else if (!items.length) status.textContent = `Nothing found. Model ${model}.`;
-    else status.textContent = `${ended ? plural(items.length, "result") : `${plural(items.length, "result")} so far`}, best first. Model ${model}.`;
+    else
+      status.textContent = `${ended ? plural(items.length, "result") : `${plural(items.length, "result")} so far`}, best first. Model ${model}.`;
   }
 
   function submitted(event) {
@@ -122,21 +161,49 @@ function describe(query, params) {
   if (query.kind === "file") {
     const preview = el("img", { alt: query.file.name || "the image", src: URL.createObjectURL(query.file) });
     preview.onload = preview.onerror = () => URL.revokeObjectURL(preview.src);
-    return [el("div", {}, el("h2", {}, "Like this image"), el("div", { className: "examples" }, el("span", { className: "example" }, preview)))];
+    return [
+      el(
+        "div",
+        {},
+        el("h2", {}, "Like this image"),
+        el("div", { className: "examples" }, el("span", { className: "example" }, preview)),
+      ),
+    ];
   }
-  if (query.kind === "url") return [el("div", {}, el("h2", {}, "Like the image at"), el("p", { className: "address" }, query.url))];
+  if (query.kind === "url")
+    return [el("div", {}, el("h2", {}, "Like the image at"), el("p", { className: "address" }, query.url))];
   if (query.kind === "text") return [el("h2", {}, `“${query.text}”`)];
-  if (query.kind === "examples") return [examples("More like", "more", query.more, params), examples("Less like", "less", query.less, params)];
-  if (params.has("file")) return [el("p", { className: "muted" }, "The image that was searched by is not kept; choose it again.")];
+  if (query.kind === "examples")
+    return [examples("More like", "more", query.more, params), examples("Less like", "less", query.less, params)];
+  if (params.has("file"))
+    return [el("p", { className: "muted" }, "The image that was searched by is not kept; choose it again.")];
   return [];
 }
 
 function examples(title, name, ids, params) {
   if (!ids.length) return "";
   const without = (id) => new URLSearchParams([...params].filter(([key, value]) => !(key === name && value === id)));
-  return el("div", {}, el("h2", {}, title), el("div", { className: `examples ${name}` }, ids.map((id) => el("span", { className: "example" },
-    el("a", { href: imageHash(id) }, el("img", { alt: "Example", src: api.thumbnailOf(id, "small") })),
-    el("button", { type: "button", "aria-label": "Take this example out", onclick: () => go("#/search", without(id)) }, icon("close"))))));
+  return el(
+    "div",
+    {},
+    el("h2", {}, title),
+    el(
+      "div",
+      { className: `examples ${name}` },
+      ids.map((id) =>
+        el(
+          "span",
+          { className: "example" },
+          el("a", { href: imageHash(id) }, el("img", { alt: "Example", src: api.thumbnailOf(id, "small") })),
+          el(
+            "button",
+            { type: "button", "aria-label": "Take this example out", onclick: () => go("#/search", without(id)) },
+            icon("close"),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 async function describeModel(note) {

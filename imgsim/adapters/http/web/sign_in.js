@@ -9,9 +9,15 @@ export function signIn() {
   document.body.classList.add("signed-out");
   const key = el("input", { type: "password", name: "key", required: true, autocomplete: "current-password" });
   const problem = el("p", { className: "bad", role: "alert" });
-  const form = el("form", { className: "sign-in", "aria-labelledby": "sign-in-title" },
-    el("h1", { id: "sign-in-title" }, "Sign in"), el("p", { className: "muted" }, "This server is closed. Sign in with one of its API keys."),
-    field("API key", key), problem, el("button", { className: "primary" }, "Sign in"));
+  const form = el(
+    "form",
+    { className: "sign-in", "aria-labelledby": "sign-in-title" },
+    el("h1", { id: "sign-in-title" }, "Sign in"),
+    el("p", { className: "muted" }, "This server is closed. Sign in with one of its API keys."),
+    field("API key", key),
+    problem,
+    el("button", { className: "primary" }, "Sign in"),
+  );
   byId("main").prepend(form);
   key.focus();
   return new Promise((resolve) => {

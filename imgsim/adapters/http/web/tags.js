@@ -13,14 +13,19 @@ export function tagInput({ label, tags = [], onChange = () => {} }) {
     box.tags = next;
     chips.replaceChildren(...next.map((tag) => el("span", { className: "chip" }, el("span", {}, tag), removal(tag))));
   };
-  const removal = (tag) => el("button", {
-    type: "button",
-    "aria-label": `Remove ${tag}`,
-    onclick: () => {
-      change(box.tags.filter((other) => other !== tag));
-      input.focus();
-    },
-  }, icon("close"));
+  const removal = (tag) =>
+    el(
+      "button",
+      {
+        type: "button",
+        "aria-label": `Remove ${tag}`,
+        onclick: () => {
+          change(box.tags.filter((other) => other !== tag));
+          input.focus();
+        },
+      },
+      icon("close"),
+    );
   const change = (next) => {
     set(next);
     onChange(next);

@@ -22,8 +22,15 @@ export function uploadPanel() {
   const names = el("datalist", { id: "collections" });
   collection.setAttribute("list", "collections");
   const tags = tagInput({ label: "Tags for all of them" });
-  const onCopy = el("select", {}, [["", "Add them"], ["flag", "Add and flag them"], ["reject", "Leave them out"]].map(
-    ([value, text]) => el("option", { value }, text)));
+  const onCopy = el(
+    "select",
+    {},
+    [
+      ["", "Add them"],
+      ["flag", "Add and flag them"],
+      ["reject", "Leave them out"],
+    ].map(([value, text]) => el("option", { value }, text)),
+  );
   const rows = uploadRows();
   const bar = el("progress", { max: 1, value: 0, "aria-label": "All uploads" });
   const summary = el("p", { className: "summary" });
@@ -31,19 +38,50 @@ export function uploadPanel() {
   const retryAll = el("button", { type: "button", onclick: () => uploads.retryAll() }, "Try all failed again");
   const stop = el("button", { type: "button", onclick: () => uploads.stop() }, "Stop");
   const clear = el("button", { type: "button", className: "plain", onclick: () => uploads.clear() }, "Clear finished");
-  const overview = el("div", { className: "overview", hidden: true }, summary, bar, el("div", { className: "buttons" }, stop, retryAll, clear));
+  const overview = el(
+    "div",
+    { className: "overview", hidden: true },
+    summary,
+    bar,
+    el("div", { className: "buttons" }, stop, retryAll, clear),
+  );
 
   panel.replaceChildren(
-    el("header", {}, el("h2", { id: "uploads-title" }, "Add images"),
-      el("button", { type: "button", className: "plain icon-only", "aria-label": "Close the panel", onclick: close }, icon("close"))),
-    el("div", { className: "sources" }, files, folder,
+    el(
+      "header",
+      {},
+      el("h2", { id: "uploads-title" }, "Add images"),
+      el(
+        "button",
+        { type: "button", className: "plain icon-only", "aria-label": "Close the panel", onclick: close },
+        icon("close"),
+      ),
+    ),
+    el(
+      "div",
+      { className: "sources" },
+      files,
+      folder,
       el("button", { type: "button", className: "primary", onclick: () => files.click() }, "Choose files"),
       el("button", { type: "button", onclick: () => folder.click() }, "Choose a folder"),
-      el("p", { className: "muted" }, "Or drop or paste them anywhere. Zip and tar files, CSV, Parquet and text files of addresses are imported.")),
-    el("details", { className: "options" }, el("summary", {}, "Collection, tags, copies"),
-      field("Collection", collection), names, el("div", { className: "field" }, el("span", { className: "label" }, "Tags for all of them"), tags),
-      field("Copies of what is there", onCopy)),
-    overview, spoken, rows.element,
+      el(
+        "p",
+        { className: "muted" },
+        "Or drop or paste them anywhere. Zip and tar files, CSV, Parquet and text files of addresses are imported.",
+      ),
+    ),
+    el(
+      "details",
+      { className: "options" },
+      el("summary", {}, "Collection, tags, copies"),
+      field("Collection", collection),
+      names,
+      el("div", { className: "field" }, el("span", { className: "label" }, "Tags for all of them"), tags),
+      field("Copies of what is there", onCopy),
+    ),
+    overview,
+    spoken,
+    rows.element,
   );
 
   for (const input of [files, folder]) {
@@ -114,10 +152,13 @@ export function uploadPanel() {
   function speak() {
     clearTimeout(timer);
     const wait = uploads.busy ? reported + BETWEEN_REPORTS - performance.now() : 0;
-    timer = setTimeout(() => {
-      reported = performance.now();
-      if (spoken.textContent !== summary.textContent) spoken.textContent = summary.textContent;
-    }, Math.max(wait, 0));
+    timer = setTimeout(
+      () => {
+        reported = performance.now();
+        if (spoken.textContent !== summary.textContent) spoken.textContent = summary.textContent;
+      },
+      Math.max(wait, 0),
+    );
   }
   uploads.addEventListener("change", report);
   opener.addEventListener("click", () => (panel.hidden ? open() : close()));

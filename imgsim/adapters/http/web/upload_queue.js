@@ -42,7 +42,20 @@ class UploadQueue extends EventTarget {
 
   /** Take `file` in; `options` are fields of the upload: `collection`, `tags`, `on_copy`. */
   add(file, options, kind = "image") {
-    const row = { kind, file, name: file.name, size: file.size, options, phase: "waiting", sent: 0, state: null, id: null, note: "", error: null, tries: 0 };
+    const row = {
+      kind,
+      file,
+      name: file.name,
+      size: file.size,
+      options,
+      phase: "waiting",
+      sent: 0,
+      state: null,
+      id: null,
+      note: "",
+      error: null,
+      tries: 0,
+    };
     this.rows.push(row);
     this.counts.waiting += 1;
     this.#waiting.push(row);
@@ -138,7 +151,8 @@ class UploadQueue extends EventTarget {
     row.tries += 1;
     const unreachable = error.status === 0 && row.tries < MOST_TRIES;
     if (error.status === 429 || error.status === 503 || error.status === 401 || unreachable) {
-      const pause = error.status === 401 ? LONGEST_PAUSE : (error.retryAfter ?? Math.min(2 ** row.tries, LONGEST_PAUSE));
+      const pause =
+        error.status === 401 ? LONGEST_PAUSE : (error.retryAfter ?? Math.min(2 ** row.tries, LONGEST_PAUSE));
       this.#pause(Math.max(pause, 0.2), error.message);
       this.#phase(row, "waiting");
       this.#waiting.unshift(row);

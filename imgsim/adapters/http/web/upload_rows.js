@@ -67,7 +67,11 @@ function createRow(row) {
     drawn = key;
     node.dataset.phase = row.phase;
     node.dataset.state = row.state ?? "";
-    name.replaceChildren(row.id ? el("a", { href: imageHash(row.id), title: row.name }, row.name) : el("span", { title: row.name }, row.name));
+    name.replaceChildren(
+      row.id
+        ? el("a", { href: imageHash(row.id), title: row.name }, row.name)
+        : el("span", { title: row.name }, row.name),
+    );
     action.replaceChildren(...actionsOf(row));
   };
   return node;
@@ -101,7 +105,8 @@ function actionsOf(row) {
     return row.phase === "processing" ? [report, button("Stop", () => stopImport(row).catch(tellFailure))] : [report];
   }
   if (row.job && row.phase === "processing") return [button("Stop", () => stopImport(row).catch(tellFailure))];
-  if (row.phase === "error" || (row.phase === "stopped" && row.file)) return [button("Retry", () => uploads.retry(row))];
+  if (row.phase === "error" || (row.phase === "stopped" && row.file))
+    return [button("Retry", () => uploads.retry(row))];
   if (row.phase === "done" || row.phase === "there") return [icon("check")];
   return [];
 }

@@ -27,7 +27,9 @@ async function* walk(entries, files) {
       const found = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
       if (!found.length) break;
       folders.push(...found.filter((entry) => entry.isDirectory));
-      const read = found.filter((entry) => entry.isFile).map((entry) => new Promise((resolve, reject) => entry.file(resolve, reject)));
+      const read = found
+        .filter((entry) => entry.isFile)
+        .map((entry) => new Promise((resolve, reject) => entry.file(resolve, reject)));
       for (const file of await Promise.all(read)) yield { file, inFolder: true };
     }
   }

@@ -4,7 +4,7 @@ from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 from piccolo.engine.finder import engine_finder
 from piccolo.table import Table
 
-ID = "0006"
+ID = "0005"
 VERSION = "1.38.0"
 DESCRIPTION = "image.states"
 

@@ -1,0 +1,68 @@
+"""Groups of duplicates on dicts."""
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID, uuid4
+
+from imgsim.core.errors import GroupNotFound
+from imgsim.core.models import DuplicateGroup, Image, Match, identical_group_id
+
+_MOST_IMAGES = 100
+
+
+class MemoryDuplicates:
+    """Which images are copies of each other, and which somebody has said are none."""
+
+    def __init__(self) -> None:
+        self._group_of: dict[UUID, UUID] = {}
+        self._dismissals: dict[UUID, set[UUID]] = {}
+
+    def join(self, image_id: UUID, other: UUID) -> None:
+        groups = {self._group_of.setdefault(each, each) for each in (image_id, other)}
+        members = [member for member, group in self._group_of.items() if group in groups]
+        dismissals = [dismissal for member in members for dismissal in self._dismissals.get(member, ())]
+        if len(set(dismissals)) == len(dismissals):
+            self._group_of |= dict.fromkeys(members, min(groups))
+
+    def copies(self, images: Iterable[Image]) -> list[DuplicateGroup]:
+        """Of these `images`, oldest first, by ascending id of the group."""
+        groups: dict[UUID, list[Image]] = {}
+        for image in images:
+            if image.id in self._group_of:
+                groups.setdefault(self._group_of[image.id], []).append(image)
+        return [
+            DuplicateGroup(group_id, Match.COPY, groups[group_id][:_MOST_IMAGES])
+            for group_id in sorted(groups)
+            if len(groups[group_id]) > 1
+        ]
+
+    def identical(self, images: Iterable[Image]) -> list[DuplicateGroup]:
+        """Of these `images`, oldest first, by ascending digest."""
+        groups: dict[str, list[Image]] = {}
+        for image in images:
+            group = groups.setdefault(image.sha256, [])
+            if not any(self._dismissed(image.id, other.id) for other in group):
+                group.append(image)
+        return [
+            DuplicateGroup(identical_group_id(sha256), Match.IDENTICAL, groups[sha256][:_MOST_IMAGES])
+            for sha256 in sorted(groups)
+            if len(groups[sha256]) > 1
+        ]
+
+    def _dismissed(self, one: UUID, other: UUID) -> bool:
+        return bool(self._dismissals.get(one, set()) & self._dismissals.get(other, set()))
+
+    def dismiss(self, group_id: UUID, images: Sequence[Image]) -> None:
+        copies = [image_id for image_id, group in self._group_of.items() if group == group_id]
+        identical = [image.id for image in images if identical_group_id(image.sha256) == group_id]
+        members = copies if len(copies) > 1 else identical
+        if len(members) < 2:
+            raise GroupNotFound(f"No group of duplicates has the id {group_id}.")
+        dismissal = uuid4()
+        for image_id in members:
+            self._dismissals.setdefault(image_id, set()).add(dismissal)
+            if members is copies:
+                del self._group_of[image_id]
+
+    def forget(self, image_id: UUID) -> None:
+        self._group_of.pop(image_id, None)
+        self._dismissals.pop(image_id, None)

@@ -1,0 +1,171 @@
+"""Groups of duplicates: copies in a table of their own, identical bytes by the images' digests."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID, uuid4
+
+from piccolo.querystring import QueryString
+
+from imgsim.adapters.database.rows import image_of, uuid_of
+from imgsim.adapters.database.session import Rows, Session
+from imgsim.adapters.database.statements import select_images
+from imgsim.core.errors import GroupNotFound
+from imgsim.core.models import DuplicateGroup, ImageState, Match, identical_group_id
+
+_MOST_IMAGES = 100
+_SECONDS_TO_LOOK = 60.0
+_DISMISSED_AT_ONCE = 1000
+_SEARCHABLE = f"image.deleted_at IS NULL AND image.state = '{ImageState.DONE}' AND image.model IS NOT NULL"
+
+
+class PiccoloDuplicates:
+    """The part of the repository that knows which images are duplicates."""
+
+    _session: Session
+
+    async def note_copies(self, image_id: UUID, copies: Sequence[UUID]) -> None:
+        if not copies:
+            return
+        everyone = self._session.dialect.one_of([image_id, *copies])
+        alone = QueryString(
+            "INSERT INTO copy_member (image, copy_group, collection) SELECT id, id, collection FROM image "
+            "WHERE id {} AND deleted_at IS NULL ON CONFLICT DO NOTHING",
+            everyone,
+        )
+        joins = [self._join(image_id, other) for other in copies]
+        await self._session.execute(*self._one_at_a_time(), alone, *joins)
+
+    def _join(self, image_id: UUID, other: UUID) -> QueryString:
+        """The groups of both into the one with the lower id; not where a dismissal has one image in each."""
+        two = self._session.dialect.one_of([image_id, other])
+        both = QueryString("SELECT copy_group FROM copy_member WHERE image {}", two)
+        return QueryString(
+            "UPDATE copy_member SET copy_group = ({} ORDER BY copy_group LIMIT 1) WHERE copy_group IN ({}) "
+            "AND (SELECT COUNT(*) FROM copy_member WHERE image {}) = 2 AND NOT EXISTS ("
+            "SELECT 1 FROM copy_member AS member JOIN not_copies ON not_copies.image = member.image "
+            "WHERE member.copy_group IN ({}) GROUP BY not_copies.dismissal HAVING COUNT(*) > 1)",
+            both,
+            both,
+            two,
+            both,
+        )
+
+    def _one_at_a_time(self) -> Sequence[QueryString]:
+        """Two that join groups at once would each miss what the other does."""
+        lock = self._session.dialect.lock_table
+        return [QueryString(lock % "copy_member")] if lock else []
+
+    async def copy_groups(
+        self, limit: int, collection: str | None = None, after: UUID | None = None
+    ) -> Sequence[DuplicateGroup]:
+        conditions = [QueryString(_SEARCHABLE)]
+        if collection is not None:
+            conditions.append(QueryString("copy_member.collection = {}", collection))
+        if after is not None:
+            conditions.append(QueryString("copy_member.copy_group > {}", after))
+        where = QueryString(" AND ".join("{}" for _ in conditions), *conditions)
+        rows = await self._session.select(
+            QueryString(
+                "SELECT copy_group FROM copy_member JOIN image ON image.id = copy_member.image WHERE {} "
+                "GROUP BY copy_group HAVING COUNT(*) > 1 ORDER BY copy_group LIMIT {}",
+                where,
+                limit,
+            ),
+            _SECONDS_TO_LOOK,
+        )
+        group_ids = [uuid_of(row["copy_group"]) for row in rows]
+        members = await self._members(group_ids) if group_ids else []
+        by_group: dict[UUID, list[UUID]] = {group_id: [] for group_id in group_ids}
+        for row in members:
+            by_group[uuid_of(row["copy_group"])].append(uuid_of(row["image"]))
+        return await self._groups(Match.COPY, by_group)
+
+    async def _members(self, group_ids: Sequence[UUID]) -> Rows:
+        return await self._session.select(
+            QueryString(
+                "SELECT copy_group, image FROM (SELECT copy_group, copy_member.image AS image, ROW_NUMBER() OVER "
+                "(PARTITION BY copy_group ORDER BY copy_member.image) AS place FROM copy_member "
+                f"JOIN image ON image.id = copy_member.image WHERE copy_group {{}} AND {_SEARCHABLE}) AS numbered "
+                f"WHERE place <= {_MOST_IMAGES} ORDER BY copy_group, image",
+                self._session.dialect.one_of(group_ids),
+            )
+        )
+
+    async def identical_groups(self, limit: int, after: str = "") -> Sequence[DuplicateGroup]:
+        found: list[DuplicateGroup] = []
+        while len(found) < limit:
+            rows = await self._session.select(
+                QueryString(  # from the index alone, so with tombstones and dismissals
+                    "SELECT sha256 FROM image WHERE sha256 > {} GROUP BY sha256 HAVING COUNT(*) > 1 "
+                    "ORDER BY sha256 LIMIT {}",
+                    after,
+                    limit,
+                ),
+                _SECONDS_TO_LOOK,
+            )
+            if not rows:
+                break
+            digests = [row["sha256"] for row in rows]
+            found += await self._identical(digests)
+            after = digests[-1]
+        return found[:limit]
+
+    async def _identical(self, digests: Sequence[str]) -> Sequence[DuplicateGroup]:
+        places = ", ".join("{}" for _ in digests)
+        rows = await self._session.select(
+            QueryString(
+                f"SELECT image.id, image.sha256, not_copies.dismissal FROM image LEFT JOIN not_copies "
+                f"ON not_copies.image = image.id WHERE image.sha256 IN ({places}) AND {_SEARCHABLE} "
+                "ORDER BY image.sha256, image.id",
+                *digests,
+            )
+        )
+        by_group: dict[UUID, list[UUID]] = {}
+        seen: set[tuple[str, str]] = set()  # the dismissals that have an image in a group
+        dismissals: dict[tuple[str, UUID], set[tuple[str, str]]] = {}
+        for row in rows:
+            own = dismissals.setdefault((row["sha256"], uuid_of(row["id"])), set())
+            if row["dismissal"] is not None:
+                own.add((row["sha256"], str(row["dismissal"])))
+        for (sha256, image_id), own in dismissals.items():
+            if not own & seen:
+                by_group.setdefault(identical_group_id(sha256), []).append(image_id)
+            seen |= own
+        return await self._groups(Match.IDENTICAL, {key: ids[:_MOST_IMAGES] for key, ids in by_group.items()})
+
+    async def _groups(self, match: Match, members: Mapping[UUID, Sequence[UUID]]) -> Sequence[DuplicateGroup]:
+        """Those that still have two images when these are read."""
+        image_ids = [image_id for ids in members.values() for image_id in ids]
+        if not image_ids:
+            return []
+        rows = await self._session.select(select_images(self._session.dialect, image_ids))
+        images = {image.id: image for image in map(image_of, rows)}
+        groups = (
+            DuplicateGroup(group_id, match, [images[image_id] for image_id in ids if image_id in images])
+            for group_id, ids in members.items()
+        )
+        return [group for group in groups if len(group.images) > 1]
+
+    async def dismiss_group(self, group_id: UUID) -> None:
+        copies = QueryString("SELECT image AS id FROM copy_member WHERE copy_group = {}", group_id)
+        identical = QueryString(
+            f"SELECT id FROM image WHERE sha256 >= {{}} AND sha256 <= {{}} AND {_SEARCHABLE}",
+            group_id.hex + "0" * 32,
+            group_id.hex + "f" * 32,
+        )
+        for members in (copies, identical):
+            image_ids = [uuid_of(row["id"]) for row in await self._session.select(members)]
+            if len(image_ids) > 1:
+                await self._session.execute(*self._one_at_a_time(), *self._apart(image_ids, members is copies))
+                return
+        raise GroupNotFound(f"No group of duplicates has the id {group_id}.")
+
+    def _apart(self, image_ids: Sequence[UUID], copies: bool) -> Iterable[QueryString]:
+        """Copies leave their group by their ids: also where something has joined it to another meanwhile."""
+        dismissal = uuid4()
+        for start in range(0, len(image_ids), _DISMISSED_AT_ONCE):
+            some = image_ids[start : start + _DISMISSED_AT_ONCE]
+            rows = ", ".join("({}, {})" for _ in some)
+            values = [value for image_id in some for value in (image_id, dismissal)]
+            yield QueryString(f"INSERT INTO not_copies (image, dismissal) VALUES {rows}", *values)
+            if copies:
+                yield QueryString("DELETE FROM copy_member WHERE image {}", self._session.dialect.one_of(some))
