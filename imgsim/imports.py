@@ -8,9 +8,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from io import RawIOBase
 from pathlib import Path
@@ -18,14 +16,14 @@ from typing import BinaryIO, cast
 from uuid import UUID
 
 from imgsim.bulk import BulkImport
-from imgsim.bulk_report import Failure, FailureLog
+from imgsim.bulk_report import FailureLog
 from imgsim.core.errors import ImportNotFound, InvalidRequest, Overloaded, Unavailable
 from imgsim.core.events import EventBus
-from imgsim.core.models import new_image_id
 from imgsim.core.ports import ImageRepository
 from imgsim.core.services import IngestService, LifecycleService
 from imgsim.core.services.ingest import valid_collection, valid_tags
-from imgsim.sources import Item, Reach, Source, source_at, source_in
+from imgsim.import_run import Begun, ImportRun, ImportState, ImportStatus
+from imgsim.sources import Reach, Source, source_at, source_in
 from imgsim.sources.source import in_thread
 from imgsim.uploads import ServiceUploads
 
@@ -35,40 +33,6 @@ _REMEMBERED = 100  # imports that have ended
 _MOST_FAILURES = 100_000  # that are kept of one; some 20 MB
 _PAUSES = (1.0, 2.0, *(5.0,) * 60)  # seconds: five minutes that a part may be away
 _SECONDS_TO_STOP = 5.0
-
-
-class ImportState(StrEnum):
-    RUNNING = "running"
-    DONE = "done"  # all that there was was looked at
-    STOPPED = "stopped"  # something is left; send it again to go on
-
-
-@dataclass(frozen=True, slots=True)
-class ImportStatus:
-    """How far an import is. `failures` are the first 100."""
-
-    id: UUID
-    state: ImportState
-    source: str
-    """Name of the file, or URL of the bucket."""
-    collection: str
-    tags: Sequence[str]
-    total: int | None
-    """How many there are, where that is known before the end."""
-    seen: int
-    indexed: int
-    already_there: int
-    updated: int
-    """Of those: images that got tags or metadata of the table."""
-    not_images: int
-    failed: int
-    pending: int
-    """Uploaded, and not waited for, as the import was to stop."""
-    failures: Sequence[Failure]
-    reason: str | None
-    """Why it stopped."""
-    created_at: datetime
-    ended_at: datetime | None
 
 
 class ImportService:
@@ -98,7 +62,7 @@ class ImportService:
         self._folder = folder
         self._at_once = at_once
         self._concurrency = concurrency
-        self._imports: OrderedDict[UUID, _Import] = OrderedDict()
+        self._imports: OrderedDict[UUID, ImportRun] = OrderedDict()
         self._arriving = 0
         self._stopping = False
 
@@ -188,7 +152,7 @@ class ImportService:
     def _stoppable(self, stop: threading.Event) -> Reach:
         return replace(self._reach, stopping=lambda: stop.is_set() or self._stopping)
 
-    async def _start(self, source: Source, collection: str, tags: Sequence[str], stop: threading.Event) -> "_Import":
+    async def _start(self, source: Source, collection: str, tags: Sequence[str], stop: threading.Event) -> ImportRun:
         collection, tags = valid_collection(collection), valid_tags(tags)
         try:
             total = await in_thread(source.count)
@@ -203,7 +167,7 @@ class ImportService:
         except BaseException:
             await items.aclose()
             raise
-        started = _Import(source.label, collection, tags, total, failures, stop)
+        started = ImportRun(source.label, collection, tags, total, failures, stop)
         uploads = ServiceUploads(self._ingest, self._lifecycle, self._images, self._events, stop.is_set)
         started.bulk = BulkImport(
             uploads,
@@ -213,7 +177,7 @@ class ImportService:
             pauses=_PAUSES,
             on_failure=started.log.write,
         )
-        started.begin(_Begun(source.label, first, items))
+        started.begin(Begun(source.label, first, items))
         self._imports[started.id] = started
         self._forget_the_oldest()
         return started
@@ -224,7 +188,7 @@ class ImportService:
         except OSError as error:
             raise Unavailable(f"The failures of an import cannot be kept: {error.strerror}.") from error
 
-    def _find(self, import_id: UUID) -> "_Import":
+    def _find(self, import_id: UUID) -> ImportRun:
         if import_id not in self._imports:
             raise ImportNotFound(f"No import has the id {import_id}; those of before a restart are forgotten.")
         return self._imports[import_id]
@@ -234,7 +198,7 @@ class ImportService:
         for each in ended[: max(0, len(ended) - _REMEMBERED)]:
             self._imports.pop(each.id).forget()
 
-    async def _end(self, imports: Sequence["_Import"]) -> None:
+    async def _end(self, imports: Sequence[ImportRun]) -> None:
         tasks = [each.task for each in imports if not each.task.done()]
         for each in imports:
             each.stop()
@@ -243,98 +207,3 @@ class ImportService:
             for task in late:  # a URL that answers slowly, a part that is away
                 task.cancel()
             await asyncio.wait(tasks)
-
-
-class _Import:
-    """One import, and its task."""
-
-    bulk: BulkImport
-    task: asyncio.Task[None]
-
-    def __init__(
-        self,
-        source: str,
-        collection: str,
-        tags: Sequence[str],
-        total: int | None,
-        log: FailureLog,
-        stop: threading.Event,
-    ) -> None:
-        self.id = new_image_id()
-        self.state = ImportState.RUNNING
-        self.log = log
-        self.closing = contextlib.ExitStack()
-        self._stop = stop
-        self._source = source
-        self._collection = collection
-        self._tags = tags
-        self._total = total
-        self._created_at = datetime.now(UTC)
-        self._ended_at: datetime | None = None
-        self._reason: str | None = None
-
-    def begin(self, source: Source) -> None:
-        self.task = asyncio.create_task(self._run(source), name=f"import {self.id}")
-
-    def stop(self) -> None:
-        self._stop.set()
-        self.bulk.stop()
-
-    def forget(self) -> None:
-        self.log.__exit__(None, None, None)
-
-    def status(self) -> ImportStatus:
-        report = self.bulk.report
-        return ImportStatus(
-            id=self.id,
-            state=self.state,
-            source=self._source,
-            collection=self._collection,
-            tags=self._tags,
-            total=self._total,
-            seen=report.seen,
-            indexed=report.indexed,
-            already_there=report.already_there,
-            updated=report.updated,
-            not_images=report.not_images,
-            failed=report.failed,
-            pending=report.pending,
-            failures=tuple(report.failures),
-            reason=self._reason,
-            created_at=self._created_at,
-            ended_at=self._ended_at,
-        )
-
-    async def _run(self, source: Source) -> None:
-        self.state, outcome = ImportState.RUNNING, ImportState.STOPPED
-        try:
-            report = await self.bulk.run(source)
-            self._reason = report.unavailable or ("It was stopped." if report.stopped else None)
-            outcome = ImportState.STOPPED if self._reason else ImportState.DONE
-        except asyncio.CancelledError:
-            self._reason = "It was stopped."
-        except Exception as error:
-            log.error("the import %s of %s broke", self.id, self._source, exc_info=error)
-            self._reason = "Something went wrong in the server; its log says more."
-        finally:
-            self.state, self._ended_at = outcome, datetime.now(UTC)
-            self.closing.close()
-
-
-class _Begun:
-    """A source of which the first item is drawn already."""
-
-    def __init__(self, label: str, first: Item | None, rest: AsyncGenerator[Item, None]) -> None:
-        self.label = label
-        self._first = first
-        self._rest = rest
-
-    async def items(self) -> AsyncGenerator[Item, None]:
-        async with contextlib.aclosing(self._rest):
-            if self._first is not None:
-                yield self._first
-            async for item in self._rest:
-                yield item
-
-    def count(self) -> int | None:
-        return None

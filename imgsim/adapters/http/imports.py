@@ -16,7 +16,7 @@ from imgsim.adapters.http.large_forms import read_large_form
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.services.ingest import valid_collection, valid_tags
-from imgsim.imports import ImportStatus
+from imgsim.import_run import ImportStatus
 from imgsim.sources import check_name
 
 
