@@ -1,12 +1,30 @@
-"""The stage ``fingerprint``: what copies of the picture are known by."""
+"""The stage ``fingerprint``: what copies of the picture are known by. It comes with the plugin ``copies``."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import OrderedDict
 from typing import Any
+from uuid import UUID
 
-from imgsim import hookimpl
 from imgsim.fingerprints import take_fingerprint
-from imgsim.pipeline.stage import Stage, StageContext
+from imgsim.pipeline.stage import StageContext
+
+_MOST_KNOWN = 4096
+
+
+class KnownFingerprints:
+    """The latest of this process, by image, as JSON has them: 1 kB each. An image keeps its own for life."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[UUID, Any] = OrderedDict()
+
+    def get(self, image_id: UUID) -> Any | None:
+        return self._known.get(image_id)
+
+    def put(self, image_id: UUID, fingerprint: Any) -> None:
+        self._known[image_id] = fingerprint
+        self._known.move_to_end(image_id)
+        if len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
 
 
 class FingerprintStage:
@@ -17,6 +35,9 @@ class FingerprintStage:
     after = ("embed",)
     before = ("index",)
     quick = True
+
+    def __init__(self, known: KnownFingerprints) -> None:
+        self._known = known
 
     async def run(self, ctx: StageContext) -> dict[str, Any] | None:
         """PDQ hash (hexadecimal), its quality, width by height, and ``detail``: grey levels, for the comparison only.
@@ -29,9 +50,7 @@ class FingerprintStage:
             fingerprint = take_fingerprint(picture)
             return fingerprint.to_json() if fingerprint else None
 
-        return await asyncio.to_thread(take)
-
-
-@hookimpl
-def imgsim_stages(settings: Any) -> Sequence[Stage]:
-    return [FingerprintStage()]
+        found = await asyncio.to_thread(take)
+        if found is not None:
+            self._known.put(ctx.image.id, found)
+        return found

@@ -63,7 +63,7 @@ def test_the_stage_is_listed_in_its_place_with_its_origin(environment: dict[str,
     rows = stages(environment)["stages"]
 
     assert isinstance(rows, list)
-    assert [row["stage"] for row in rows] == ["palette", "embed", "thumbnail", "index"]
+    assert [row["stage"] for row in rows] == ["palette", "embed", "fingerprint", "thumbnail", "index", "copies"]
     assert rows[0] == {
         "stage": "palette",
         "after": [],

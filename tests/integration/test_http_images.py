@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 KEYS = [
     "id", "collection", "state", "stage", "duplicate", "sha256", "filename", "content_type", "bytes", "width", "height",
-    "tags", "metadata", "attempts", "error", "embedding", "features", "created_at", "updated_at", "states",
+    "tags", "metadata", "attempts", "error", "embedding", "features", "created_at", "updated_at", "on_copy", "states",
 ]  # fmt: skip
 STATES = ("created", "pending", "embedding", "indexing", "done")
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")

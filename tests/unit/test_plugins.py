@@ -13,7 +13,7 @@ from imgsim.settings import load_settings
 
 Install = Callable[..., str]
 
-BUILT_IN = ["embed", "thumbnail", "index"]
+BUILT_IN = ["embed", "fingerprint", "thumbnail", "index", "copies"]
 """In their order."""
 
 STAGE = """
