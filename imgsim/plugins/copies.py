@@ -82,16 +82,15 @@ class CopiesStage:
         Of two that come in at once the older stays. It waits for the younger to be done, which may have looked before
         the older was there to be found; the younger never waits, so neither does so for ever.
         """
-        on_its_way = [image for image in copies if image.state is ImageState.INDEXING]
-        originals = [image for image in copies if image.searchable]
-        originals += [image for image in on_its_way if image.id < ctx.image.id]
+        originals = [image for image in copies if image.searchable or (image.id < ctx.image.id and not image.at_rest)]
+        about_to_be_done = [image for image in copies if image.state is ImageState.INDEXING]
         if originals:
             oldest = min(originals, key=lambda image: image.id)
             if ctx.image.on_copy is OnCopy.REJECT:
                 raise ImageRejected(f"It is a copy of the image {oldest.id} (on_copy=reject).")
             await self._flag(ctx)
-        elif on_its_way:
-            raise RetryLater(f"A copy is on its way, too: {on_its_way[0].id}.", _SECONDS_FOR_THE_YOUNGER)
+        elif about_to_be_done:
+            raise RetryLater(f"A copy is on its way, too: {about_to_be_done[0].id}.", _SECONDS_FOR_THE_YOUNGER)
 
     async def _flag(self, ctx: StageContext) -> None:
         # The runner writes tags that have changed to the index.
