@@ -77,6 +77,22 @@ async def _take(browser: Browser, server: ImgsimServer, chosen: str) -> None:
     await expect(page.locator("#results .tile.loaded").nth(13)).to_be_visible()
     await _pictures_shown(page, ".query")
     await _save(page, "search.webp")
+    await asyncio.to_thread(_add_copies, server)
+    await page.goto("/#/duplicates")
+    await expect(page.locator(".group").nth(1)).to_be_visible()
+    await _pictures_shown(page, ".group:first-child")
+    await _save(page, "duplicates.webp")
+
+
+def _add_copies(server: ImgsimServer) -> None:
+    """Smaller ones of some photographs."""
+    with server.client() as client:
+        for path in sorted((DATA / "neardup").glob("*.jpg"))[2:5]:
+            (smaller := Image.open(path)).thumbnail((360, 360))
+            smaller.save(out := io.BytesIO(), "JPEG", quality=70)
+            file = {"file": (f"{path.stem} (small).jpg", out.getvalue())}
+            image = client.post("/images/upload", files=file).raise_for_status().json()
+            wait_until_at_rest(client, image["id"])
 
 
 def _examples(server: ImgsimServer) -> tuple[str, str]:

@@ -105,5 +105,3 @@ export function sendImage(row, progress, onRequest) {
   form.append("file", row.file, row.name);
   return send("/images/upload", form, progress, onRequest);
 }
-
-export const uploads = new UploadQueue();

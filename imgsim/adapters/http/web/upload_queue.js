@@ -245,3 +245,5 @@ class UploadQueue extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 }
+
+export const uploads = new UploadQueue();
