@@ -23,7 +23,7 @@ from imgsim.core.services.percentiles import Percentiles
 _SLACK = 1
 _MOST_HITS = 100_000
 _MOST_EXAMPLES = 100
-_LEAST_SCORE_OF_COPIES = 0.5
+_LEAST_SCORE_OF_COPIES = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class _Sample:
 
 
 def _matches(sample: _Sample, hits: Sequence[SearchHit]) -> list[Match]:
-    """What each of `hits` and the sample have in common. In a thread: 0.5 ms of CPU for each look-alike."""
+    """What each of `hits` and the sample have in common. In a thread: 0.3 ms of CPU for each."""
     others = [fingerprint_of(hit.image) if hit.score >= _LEAST_SCORE_OF_COPIES else None for hit in hits]
     copies = copies_among(sample.fingerprint(), others) if any(others) else [False] * len(hits)
     return [
