@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from imgsim.core.fingerprints import SIDE, Fingerprint, Levels, dct
 
 _STEPS = 3  # on each grid
-_LEAST = 0.45, 0.78, 0.85, 0.5
-"""Correlations of the starts, and after the steps on each grid, below which nothing comes of further ones."""
+_LEAST = 0.5, 0.8, 0.87
+"""Correlations before the steps on each grid, below which nothing comes of them."""
 _LEAST_SHARED = 0.5
 _ALL = slice(None)
 _LONGEST_STEP = 0.1
@@ -36,21 +36,17 @@ class Fit(NamedTuple):
 class _Pictures:
     """Fingerprints as grids of any size: the lowest frequencies give a small one."""
 
-    def __init__(self, fingerprints: Sequence[Fingerprint]) -> None:
-        self._spectra = np.stack([each.coefficients for each in fingerprints]).astype(np.float32)
-        self._spectra /= np.sqrt((self._spectra**2).sum((1, 2), keepdims=True)).clip(1)
-        self.aspect = np.array([each.aspect for each in fingerprints], np.float32)
-
-    def mirrored(self) -> "_Pictures":
-        mirrored = object.__new__(_Pictures)
-        mirrored._spectra, mirrored.aspect = self._spectra * _MIRROR, self.aspect
-        return mirrored
+    def __init__(self, fingerprints: Sequence[Fingerprint], mirrored: bool = False) -> None:
+        """`mirrored`: the mirror images too, after all others."""
+        spectra = np.stack([each.coefficients for each in fingerprints]).astype(np.float32)
+        spectra /= np.sqrt((spectra**2).sum((1, 2), keepdims=True)).clip(1)
+        self._spectra = np.concatenate((spectra, spectra * _MIRROR)) if mirrored else spectra
 
     def grids(self, side: int, chosen: NDArray[np.intp] | slice = _ALL) -> Levels:
         """``(n, side, side)`` of those chosen."""
         return _grids(self._spectra[chosen, :side, :side], side)
 
-    def detail(self, chosen: NDArray[np.intp] | slice = _ALL) -> Levels:
+    def detail(self, chosen: NDArray[np.intp]) -> Levels:
         """``(n, 64, 64)``: what is finer than 1/64 of a side."""
         return _grids(self._spectra[chosen] * _FINE, SIDE)
 
@@ -60,21 +56,19 @@ def fit(picture: Fingerprint, others: Sequence[Fingerprint]) -> Fit:
     found = Fit(np.full(len(others), -1, np.float32), np.full(len(others), np.inf, np.float32))
     if not others:
         return found
-    one, many = _Pictures([picture]), _Pictures(others)
-    start = many.grids(_START.side)
-    ways = [(way, *_START.best(start, way.grids(_START.side))) for way in (one, one.mirrored())]
-    mirrored = ways[1][2] > ways[0][2]
-    for (way, maps, score), these in zip(ways, (~mirrored, mirrored), strict=True):
-        chosen = np.arange(len(others))
-        keep = these & (score >= _LEAST[0])
-        for grid, least in zip((_START, _MIDDLE, _LAST), _LEAST[1:], strict=True):
-            chosen, maps = chosen[keep], maps[keep]
-            maps, score = grid.refine(many.grids(grid.side, chosen), way.grids(grid.side), maps)
-            keep = score >= least
-        chosen, maps = chosen[keep], maps[keep]
-        laid, mask = _LAST.laid(many.detail(chosen), maps)
-        found.detail[chosen] = _correlation(laid, way.detail().reshape(1, -1), mask)
-        found.distortion[chosen] = _distortion(maps, many.aspect[chosen], way.aspect)
+    both, many = _Pictures([picture], mirrored=True), _Pictures(others)
+    chosen = np.arange(len(others))
+    maps, way, score = _START.best(many.grids(_START.side), both.grids(_START.side))
+    for grid, least in zip((_START, _MIDDLE, _LAST), _LEAST, strict=True):
+        keep = score >= least
+        chosen, maps, way = chosen[keep], maps[keep], way[keep]
+        if not len(chosen):
+            return found
+        maps, score = grid.refine(many.grids(grid.side, chosen), both.grids(grid.side)[way], maps)
+    laid, mask = _LAST.laid(many.detail(chosen), maps)
+    found.detail[chosen] = _correlation(laid, both.detail(way).reshape(laid.shape), mask)
+    aspects = np.array([each.aspect for each in others], np.float32)[chosen]
+    found.distortion[chosen] = _distortion(maps, aspects, picture.aspect)
     return found
 
 
@@ -88,18 +82,20 @@ class _Grid:
         self._down, self._across = np.array(pairs).T
         self._cuts = np.stack([_cut(side, size, at) for size, at in windows])
         centres = [(windows[v][0], windows[h][1], windows[v][1]) for v, h in pairs]
-        self._pieces = np.array([[s, 0, x + s / 2 - 0.5, 0, s, y + s / 2 - 0.5] for s, x, y in centres], np.float32)
+        pieces = np.array([[s, 0, x + s / 2 - 0.5, 0, s, y + s / 2 - 0.5] for s, x, y in centres])
+        around = [[1 / s, 0, -x / s, 0, 1 / s, -y / s] for s, _, x, _, _, y in pieces]
+        self._maps = np.concatenate((pieces, around)).astype(np.float32)
 
-    def best(self, many: Levels, one: Levels) -> tuple[Map, NDArray[np.float32]]:
-        """For each of `many` ``(n, side, side)``, the map by which `one` is a piece of it, or it one of `one`."""
-        cut, cut_one = self._all_cuts(many), self._all_cuts(one)
-        theirs = cut @ cut_one[0, 0]
-        ours = cut[:, 0] @ cut_one[0].T
-        piece, around = self._pieces[theirs.argmax(1)], self._pieces[ours.argmax(1)]
-        size, zero = around[:, 0], np.zeros(len(many), np.float32)
-        inverse = np.stack([1 / size, zero, -around[:, 2] / size, zero, 1 / size, -around[:, 5] / size], 1)
-        better = theirs.max(1) >= ours.max(1)
-        return np.where(better[:, None], piece, inverse), np.maximum(theirs.max(1), ours.max(1))
+    def best(self, many: Levels, ways: Levels) -> tuple[Map, NDArray[np.intp], NDArray[np.float32]]:
+        """For each of `many` ``(n, side, side)`` the map by which one of `ways` is a piece of it, or it one of that;
+        which one; and the correlation."""
+        cut, cut_ways = self._all_cuts(many), self._all_cuts(ways)
+        theirs = (cut @ cut_ways[:, 0].T).transpose(0, 2, 1)
+        # A matrix for each: of one for all, BLAS would make threads.
+        ours = (cut[:, :1] @ cut_ways.reshape(-1, self.side**2).T).reshape(theirs.shape)
+        scores = np.concatenate((theirs, ours), 2).reshape(len(many), -1)
+        best = scores.argmax(1)
+        return self._maps[best % len(self._maps)], best // len(self._maps), scores[np.arange(len(many)), best]
 
     def _all_cuts(self, levels: Levels) -> Levels:
         """``(n, pieces, side * side)``, each centred and of length 1."""
@@ -112,9 +108,7 @@ class _Grid:
     def refine(self, many: Levels, one: Levels, maps: Map) -> tuple[Map, NDArray[np.float32]]:
         """`maps` after some steps, each the best on its way, with the correlations that they give."""
         best, score = maps, np.full(len(maps), -1, np.float32)
-        if not len(maps):
-            return best, score
-        target = one.reshape(1, -1)
+        target = one.reshape(len(maps), -1)
         for step in range(_STEPS + 1):
             laid, mask = self.laid(many, maps)
             now = np.where(mask.mean(1) >= _LEAST_SHARED, _correlation(laid, target, mask), np.float32(-1))
@@ -132,7 +126,7 @@ class _Grid:
         normal = slopes @ slopes.transpose(0, 2, 1)
         # A little of a ridge: plain pictures say nothing about some of the six.
         normal += np.eye(8, dtype=np.float32) * (1e-6 + 1.25e-6 * np.trace(normal, axis1=1, axis2=2))[:, None, None]
-        solved = np.linalg.solve(normal, slopes @ target.T)[:, :, 0]
+        solved = np.linalg.solve(normal, slopes @ target[:, :, None])[:, :, 0]
         gain = solved[:, 6:7]
         step: Map = (solved[:, :6] / np.where(np.abs(gain) < 0.2, 0.2, gain)).clip(-_LONGEST_STEP, _LONGEST_STEP)
         return step
@@ -193,7 +187,7 @@ def _correlation(laid: Levels, target: Levels, mask: Levels) -> NDArray[np.float
     return product
 
 
-def _distortion(maps: Map, many: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
+def _distortion(maps: Map, many: NDArray[np.float32], one: float) -> NDArray[np.float32]:
     """0 where a map, in pixels of equal sides, only moves, turns and scales; grids are squares whatever the picture.
 
     For the matrix (a b; d e): the length of its part that does something else, by the length of the part that does not.

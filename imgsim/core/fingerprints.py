@@ -64,14 +64,14 @@ class Fingerprint:
         return cls(low > np.median(low), quality, round(aspect, 4), quantized)
 
     def to_json(self) -> dict[str, Any]:
-        """About 930 bytes, never more than 5 kB."""
+        """About 980 bytes, never more than 5 kB."""
         packed = np.packbits(self.pdq, bitorder="little").tobytes()
         detail = zlib.compress(self.coefficients.ravel()[_ORDER].tobytes(), 9)
         return {
             "pdq": packed[::-1].hex(),  # as ThreatExchange writes it: the last bit first
             "quality": self.quality,
             "aspect": self.aspect,
-            "detail": base64.b85encode(detail).decode(),
+            "detail": base64.b64encode(detail).decode(),
         }
 
     @classmethod
@@ -79,7 +79,7 @@ class Fingerprint:
         """None for what ``to_json`` did not make."""
         try:
             bits = np.unpackbits(np.frombuffer(bytes.fromhex(value["pdq"])[::-1], np.uint8), bitorder="little")
-            detail = zlib.decompressobj().decompress(base64.b85decode(value["detail"]), SIDE * SIDE + 1)
+            detail = zlib.decompressobj().decompress(base64.b64decode(value["detail"]), SIDE * SIDE + 1)
             coefficients = np.empty(SIDE * SIDE, np.int8)
             coefficients[_ORDER] = np.frombuffer(detail, np.int8)
             aspect = float(value["aspect"])

@@ -11,19 +11,18 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.core.copies import copies_among, fingerprint_of
 from imgsim.core.errors import EmbeddingFailed, ImageNotFound, InvalidRequest, NotSearchable
 from imgsim.core.filters import valid_filter
 from imgsim.core.fingerprints import Fingerprint
-from imgsim.core.models import Example, Hit, Image, Match, Picture, SearchAnswer, SearchFilter, SearchHit, Vector
+from imgsim.core.models import Example, Hit, Image, Picture, SearchAnswer, SearchFilter, SearchHit, Vector
 from imgsim.core.ports import Embedder, ImageRepository, VectorIndex
+from imgsim.core.services.matches import Sample
 from imgsim.core.services.percentiles import Percentiles
 
 # Hits asked for beyond the page: room for ties at its end and for images deleted a moment ago.
 _SLACK = 1
 _MOST_HITS = 100_000
 _MOST_EXAMPLES = 100
-_LEAST_SCORE_OF_COPIES = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +67,13 @@ class SearchService:
         if isinstance(fetched, BaseException):
             raise fetched
         vector = self._vector_of(image, fetched)
-        sample = _Sample(image.sha256, lambda: fingerprint_of(image))
         where = replace(where, collection=image.collection)
-        return await self._answer(vector, where, page, exclude={image_id}, sample=sample)
+        return await self._answer(vector, where, page, exclude={image_id}, sample=Sample.of(image))
 
     async def by_picture(self, picture: Picture, page: Page, where: SearchFilter, sha256: str = "") -> SearchAnswer:
         """`sha256`: the hex digest of the file that `picture` was read from, to tell identical bytes by."""
         vectors = await self._embedder.embed_images([picture], urgent=True)
-        sample = _Sample(sha256, lambda: self._fingerprint(picture))
+        sample = Sample(sha256, lambda: self._fingerprint(picture))
         return await self._answer(vectors[0], where, page, sample=sample)
 
     async def by_text(self, text: str, page: Page, where: SearchFilter) -> SearchAnswer:
@@ -133,7 +131,7 @@ class SearchService:
         page: Page,
         exclude: set[UUID] | None = None,
         percentiles: bool = True,
-        sample: "_Sample | None" = None,
+        sample: Sample | None = None,
     ) -> SearchAnswer:
         if not np.isfinite(vector).all():
             raise EmbeddingFailed()
@@ -156,15 +154,14 @@ class SearchService:
             if everything or len(found) >= wanted:
                 break
             asked = min(asked * 2, _MOST_HITS)
-        results = found[: page.limit]
+        results: Sequence[SearchHit] = found[: page.limit]
         more = len(found) > page.limit
         cursor = _Position(after.offset + len(results), results[-1].score, results[-1].image.id).text if more else None
         if percentiles and results:
             places = await self._percentiles.of(model, where.collection, [hit.score for hit in results])
             results = [SearchHit(hit.image, hit.score, place) for hit, place in zip(results, places, strict=True)]
         if sample and results:
-            matches = await asyncio.to_thread(_matches, sample, results)
-            results = [replace(hit, match=match) for hit, match in zip(results, matches, strict=True)]
+            results = await sample.matched(results)
         return SearchAnswer(model, results, cursor)
 
     async def _searchable(self, hits: Sequence[Hit], model: str) -> list[SearchHit]:
@@ -178,24 +175,6 @@ class SearchService:
             and image.embedding is not None
             and image.embedding.model == model
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """The image that others are compared with: its bytes, and how its fingerprint is had, in a thread."""
-
-    sha256: str
-    fingerprint: Callable[[], Fingerprint | None]
-
-
-def _matches(sample: _Sample, hits: Sequence[SearchHit]) -> list[Match]:
-    """What each of `hits` and the sample have in common. In a thread: 0.5 ms of CPU for each look-alike."""
-    others = [fingerprint_of(hit.image) if hit.score >= _LEAST_SCORE_OF_COPIES else None for hit in hits]
-    copies = copies_among(sample.fingerprint(), others) if any(others) else [False] * len(hits)
-    return [
-        Match.IDENTICAL if hit.image.sha256 == sample.sha256 else Match.COPY if is_copy else Match.SIMILAR
-        for hit, is_copy in zip(hits, copies, strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
