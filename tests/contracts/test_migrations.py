@@ -82,7 +82,7 @@ def columns_of(url: str, postgresql: PostgreSQL) -> Mapping[str, set[str]]:
 async def put_old_row(repository: Any, image: Image, owner: str | None = None) -> None:
     """As the first version did."""
     row = {**row_of(image), "owner": owner}
-    del row["states"]
+    del row["states"], row["on_copy"]
     tags = [statements.insert_tags(image.id, image.tags)] if image.tags else []
     await repository._session.execute(statements.insert("image", row), *tags)
 
@@ -90,7 +90,10 @@ async def put_old_row(repository: Any, image: Image, owner: str | None = None) -
 async def test_migrations_make_the_tables_that_the_code_names(url: str, postgresql: PostgreSQL) -> None:
     assert await migrate(url) == ["0001", "0002", "0003", "0004", "0005"]
     assert await migrate(url) == []
-    named = [tables.ImageRow, tables.ImageTagRow, tables.CachedEmbeddingRow, tables.ReservationRow]
+    named = [
+        *(tables.ImageRow, tables.ImageTagRow, tables.CachedEmbeddingRow, tables.ReservationRow),
+        *(tables.CopyMemberRow, tables.NotCopiesRow),
+    ]
     assert columns_of(url, postgresql) == {
         table._meta.tablename: {column._meta.db_column_name for column in table._meta.columns} for table in named
     }
