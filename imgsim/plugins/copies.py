@@ -15,7 +15,7 @@ from imgsim.plugins.fingerprint import FingerprintStage, KnownFingerprints
 
 TAG = "copy"
 """What ``on_copy=flag`` adds."""
-_NEIGHBOURS = 10
+_NEIGHBOURS = 6
 _SECONDS_FOR_THE_YOUNGER = 0.5
 
 

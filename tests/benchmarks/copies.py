@@ -2,7 +2,7 @@
 
 DIR holds ``neardup/*.jpg``, the originals, and more photographs below it. The copies are those that
 ``neardup_copies/pairs.csv`` (path,original,transform) names; without it they are made here. Each copy and each
-photograph looks among the photographs, as the stage ``copies`` does: at the nearest ten by the embedding.
+photograph looks among the photographs, as the stage ``copies`` does: at the nearest six by the embedding.
 
 A photograph is *wrongly called* where it is taken for a copy of another one. The thresholds of the cosines are set
 where that happens to 1 % of these very photographs; those of the hash and of the rule are the product's.
@@ -28,7 +28,7 @@ from imgsim.fingerprints import take_fingerprint
 from tests.benchmarks.changed import changed
 from tests.benchmarks.tables import Column, Row, Table
 
-NEIGHBOURS = 10
+NEIGHBOURS = 6
 _SMALLEST_SIDE = 448
 _WRONGLY_CALLED = 0.01
 
