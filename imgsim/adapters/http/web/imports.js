@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { count, plural } from "./format.js";
 
-const IMPORTS = /\.(zip|tar|tgz|tar\.gz|tbz2|tar\.bz2|txz|tar\.xz|csv|parquet|txt)$/i;
+const IMPORTS = /\.(zip|tar|tgz|tar\.gz|tbz2|tar\.bz2|txz|tar\.xz|csv|tsv|parquet|txt)$/i;
 const BETWEEN = 1000; // milliseconds
 const MOST_FAILURES = 10; // to ask, one after the other
 
@@ -23,7 +23,7 @@ export async function followImport(row, job, changed) {
   row.job = job;
   let failures = 0;
   for (;;) {
-    row.note = summary(row.job);
+    row.note = row.job.state === "stopped" ? `${row.job.reason ?? ""} ${summary(row.job)}` : summary(row.job);
     changed();
     if (row.job.state !== "running") break;
     await new Promise((resolve) => setTimeout(resolve, BETWEEN));
@@ -49,6 +49,7 @@ function summary(job) {
     `${plural(job.seen, "file")} seen`,
     `${count(job.indexed)} indexed`,
     job.already_there && `${count(job.already_there)} already there`,
+    job.updated && `${count(job.updated)} of them changed`,
     job.not_images && `${count(job.not_images)} no images`,
     job.failed && `${count(job.failed)} failed`,
   ];

@@ -71,6 +71,7 @@ class UploadQueue extends EventTarget {
   /** Again: send what was not stored, process what was. */
   async retry(row) {
     if (!row.id) {
+      row.job = null;
       row.error = null;
       row.tries = 0;
       this.#phase(row, "waiting");
@@ -229,8 +230,10 @@ class UploadQueue extends EventTarget {
   }
 
   #follow(row, job) {
-    row.file = null;
-    followImport(row, job, () => this.#changed()).then((phase) => this.#phase(row, phase));
+    followImport(row, job, () => this.#changed()).then((phase) => {
+      if (phase === "done") row.file = null; // else it can be sent again
+      this.#phase(row, phase);
+    });
     this.#phase(row, "processing");
   }
 

@@ -91,7 +91,7 @@ function wordsOf(row) {
     case "error":
       return row.error;
     case "stopped":
-      return row.note || "Stopped";
+      return row.note ? `Stopped: ${row.note}` : "Stopped";
     default:
       return row.note ? `Done: ${row.note}` : "Done";
   }
@@ -100,7 +100,7 @@ function wordsOf(row) {
 function actionsOf(row) {
   const name = ` ${row.name}`;
   const button = (label, run) => el("button", { type: "button", "aria-label": label + name, onclick: run }, label);
-  if (row.job?.failed) {
+  if (row.job?.failed && row.phase !== "error") {
     const report = el("a", { className: "button", href: reportOf(row), download: "failures.jsonl" }, "Failures");
     return row.phase === "processing" ? [report, button("Stop", () => stopImport(row).catch(tellFailure))] : [report];
   }
