@@ -567,7 +567,7 @@ def test_plugins_lists_the_stages_in_order_with_their_origin(moody: Path) -> Non
     assert [line.split() for line in lines] == [
         ["1.", "moody", "plugin", "moody", "(moody", "1.0)"],
         ["2.", "embed", "plugin", "embed", "(imgsim", "0.1.0)"],
-        ["3.", "fingerprint", "plugin", "fingerprint", "(imgsim", "0.1.0)"],
+        ["3.", "fingerprint", "plugin", "copies", "(imgsim", "0.1.0)"],
         ["4.", "thumbnail", "plugin", "thumbnail", "(imgsim", "0.1.0)"],
         ["5.", "index", "plugin", "index", "(imgsim", "0.1.0)"],
         ["6.", "copies", "plugin", "copies", "(imgsim", "0.1.0)"],
