@@ -102,7 +102,8 @@ def test_a_disabled_plugin_is_not_even_imported(install: Install) -> None:
 
 def test_disabling_an_unknown_name_names_the_plugins_there_are() -> None:
     assert refusal("palete") == (
-        f"The setting plugins.disabled names 'palete', which is no plugin. There are: {', '.join(sorted(set(PLUGINS)))}."
+        "The setting plugins.disabled names 'palete', which is no plugin. "
+        f"There are: {', '.join(sorted(set(PLUGINS)))}."
     )
 
 
@@ -190,7 +191,7 @@ def test_two_plugins_of_one_name_are_an_error_that_names_their_distributions(ins
 def test_settings_for_a_stage_that_does_not_exist_name_those_there_are() -> None:
     assert refusal(embde={"retries": 1}) == (
         "The setting pipeline.stages.embde is for a stage that does not exist. "
-        f"There are: {', '.join(sorted(set(PLUGINS)))}."
+        f"There are: {', '.join(sorted(BUILT_IN))}."
     )
 
 
