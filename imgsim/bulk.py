@@ -32,7 +32,10 @@ class Uploads(Protocol):
     async def upload(
         self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
     ) -> Json:
-        """Store the seekable file, from its start to its end."""
+        """Store what is at the path, or in the seekable file from its start to its end. ``OSError``.
+
+        A Path is opened for as long as it is sent; a file stays open.
+        """
         ...
 
     async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:

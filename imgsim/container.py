@@ -51,6 +51,7 @@ from imgsim.settings import Settings, mask_url
 from imgsim.sources import Reach
 from imgsim.sources.source import HEAD_BYTES
 from imgsim.thumbnails import encode_thumbnail
+from imgsim.uploads import ServiceUploads
 
 T = TypeVar("T")
 
@@ -242,10 +243,7 @@ class Container(containers.DeclarativeContainer):
     client_reach = providers.Singleton(_of_clients, reach, settings.provided.imports.s3)
     imports = providers.Singleton(
         ImportService,
-        ingest=ingest,
-        lifecycle=lifecycle,
-        images=images,
-        events=events,
+        uploads=providers.Factory(ServiceUploads, ingest, lifecycle, images, events).provider,
         reach=client_reach,
         folder=providers.Callable(_import_folder, settings),
         at_once=settings.provided.imports.at_once,

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from io import RawIOBase
@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from uuid import UUID
 
-from imgsim.bulk import BulkImport
+from imgsim.bulk import BulkImport, Uploads
 from imgsim.bulk_report import FailureLog
 from imgsim.core.errors import ImportNotFound, InvalidRequest, Overloaded, Unavailable
-from imgsim.core.events import EventBus
-from imgsim.core.ports import ImageRepository
-from imgsim.core.services import IngestService, LifecycleService
 from imgsim.core.services.ingest import valid_collection, valid_tags
 from imgsim.import_run import Begun, ImportRun, ImportState, ImportStatus
 from imgsim.sources import Reach, Source, source_at, source_in
 from imgsim.sources.source import in_thread
-from imgsim.uploads import ServiceUploads
 
 log = logging.getLogger("imgsim.imports")
 
@@ -39,25 +35,20 @@ class ImportService:
     """Runs imports, `at_once` at a time, `concurrency` images of each. What it knows of them ends with the process.
 
     An import that was cut off is sent again: what is stored already is found by its content. Errors of a source that
-    cannot be read at all come at the start, ``Overloaded`` where too many run.
+    cannot be read at all come at the start, ``Overloaded`` where too many run. `uploads` gives where the images go,
+    told what says that nobody waits for them any longer.
     """
 
     def __init__(
         self,
         *,
-        ingest: IngestService,
-        lifecycle: LifecycleService,
-        images: ImageRepository,
-        events: EventBus,
+        uploads: Callable[[Callable[[], bool]], Uploads],
         reach: Reach,
         folder: Path,
         at_once: int,
         concurrency: int,
     ) -> None:
-        self._ingest = ingest
-        self._lifecycle = lifecycle
-        self._images = images
-        self._events = events
+        self._uploads = uploads
         self._reach = reach
         self._folder = folder
         self._at_once = at_once
@@ -89,7 +80,6 @@ class ImportService:
 
     async def start_file(self, file: BinaryIO, name: str, collection: str, tags: Sequence[str]) -> ImportStatus:
         """Import what `file`, an archive, a table or a list called `name`, holds. It may be closed afterwards."""
-
         await in_thread(file.flush)
         kept = os.dup(file.fileno())
 
@@ -168,9 +158,8 @@ class ImportService:
             await items.aclose()
             raise
         started = ImportRun(source.label, collection, tags, total, failures, stop)
-        uploads = ServiceUploads(self._ingest, self._lifecycle, self._images, self._events, stop.is_set)
         started.bulk = BulkImport(
-            uploads,
+            self._uploads(stop.is_set),
             collection,
             tags,
             at_once=self._concurrency,

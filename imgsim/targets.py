@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from imgsim.bulk import Uploads
 from imgsim.client import AsyncClient, ClientError
 from imgsim.core.errors import ImgsimError, InvalidRequest, Unauthorized
 from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
@@ -25,25 +26,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-class Target(Protocol):
+class Target(Uploads, Protocol):
     """Images and answers are as they go over the wire. Errors are ``ImgsimError``."""
-
-    async def upload(
-        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
-    ) -> Json:
-        """Store what is at the path, or in the seekable file from its start to its end. ``OSError``.
-
-        A Path is opened for as long as it is sent; a file stays open.
-        """
-        ...
-
-    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
-        """Replace tags and metadata."""
-        ...
-
-    async def wait(self, image_id: str) -> Json:
-        """The image once it is done or in error."""
-        ...
 
     async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json: ...
 
@@ -58,25 +42,12 @@ class Target(Protocol):
     async def retry(self, image_id: str) -> Json: ...
 
 
-class DirectoryTarget:
+class DirectoryTarget(ServiceUploads):
     """Works on the data directory itself, in this process."""
 
     def __init__(self, container: "Container") -> None:
+        super().__init__(container.ingest(), container.lifecycle(), container.images(), container.events())
         self._container = container
-        self._uploads = ServiceUploads(
-            container.ingest(), container.lifecycle(), container.images(), container.events()
-        )
-
-    async def upload(
-        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
-    ) -> Json:
-        return await self._uploads.upload(source, filename, collection, tags, metadata)
-
-    async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
-        return await self._uploads.update(image_id, tags, metadata)
-
-    async def wait(self, image_id: str) -> Json:
-        return await self._uploads.wait(image_id)
 
     async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
         with path.open("rb") as file:

@@ -13,9 +13,9 @@ Needs httpx, tenacity, msgspec and numpy, and nothing of the server.
 from imgsim.client.blocking import Client
 from imgsim.client.calls import AsyncClient
 from imgsim.client.errors import ClientError, NotFinished
-from imgsim.client.models import DuplicateGroup, Encoded, Example, Filters, Health, Readiness
+from imgsim.client.models import Encoded, Example, Filters, Health, Readiness
 from imgsim.client.sources import Source
-from imgsim.core.models import Image, ImageEvent, ImageState, SearchAnswer, SearchHit
+from imgsim.core.models import DuplicateGroup, Image, ImageEvent, ImageState, SearchAnswer, SearchHit
 
 __all__ = [
     "AsyncClient",

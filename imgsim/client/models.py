@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import TypedDict
 from uuid import UUID
 
-from imgsim.core.models import Image, Vectors
+from imgsim.core.models import Vectors
 
 Id = UUID | str
 
@@ -47,14 +47,6 @@ class Encoded:
     """Model id with its weights revision, as in ``efficientnet-lite0@1``."""
     vectors: Vectors
     """``(n, dimensions)`` float32, rows of unit length, in the order given."""
-
-
-@dataclass(frozen=True, slots=True)
-class DuplicateGroup:
-    id: UUID
-    match: str
-    """``identical`` or ``copy``."""
-    images: Sequence[Image]
 
 
 @dataclass(frozen=True, slots=True)

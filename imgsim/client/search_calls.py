@@ -4,25 +4,19 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any, Unpack
 
-import msgspec
 import numpy as np
 
 from imgsim.client.caller import Caller, path_of
 from imgsim.client.connection import Answer, Call
 from imgsim.client.errors import local_error
-from imgsim.client.models import DuplicateGroup, Encoded, Example, Id, SearchFilters
+from imgsim.client.models import Encoded, Example, Id, SearchFilters
 from imgsim.client.parameters import as_examples, as_form, as_query, given
 from imgsim.client.sources import Source, name_of, opened
 from imgsim.core.errors import InvalidRequest
-from imgsim.core.models import SearchAnswer
+from imgsim.core.models import DuplicateGroup, DuplicatePage, SearchAnswer
 
 _MOST_ENCODED = 64
 _RAW = {"Accept": "application/octet-stream"}
-
-
-class _Groups(msgspec.Struct):
-    groups: list[DuplicateGroup]
-    next_cursor: str | None
 
 
 class SearchCalls(Caller):
@@ -99,7 +93,7 @@ class SearchCalls(Caller):
 
     async def duplicates(self, *, collection: str | None = None) -> AsyncGenerator[DuplicateGroup, None]:
         """Groups of identical and copied images, fetched page by page."""
-        async with aclosing(self._pages("/duplicates", given(collection=collection), _Groups)) as pages:
+        async with aclosing(self._pages("/duplicates", given(collection=collection), DuplicatePage)) as pages:
             async for page in pages:
                 for group in page.groups:
                     yield group

@@ -77,33 +77,6 @@ class _Grid:
         self.side = side
         ticks = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
         self.y, self.x = (axis.ravel() for axis in np.meshgrid(ticks, ticks, indexing="ij"))
-        windows = [(1.0, 0.0), *((0.9, at) for at in (0, 0.05, 0.1)), *((0.8, at) for at in (0, 0.05, 0.1, 0.15, 0.2))]
-        pairs = [(v, h) for v in range(len(windows)) for h in range(len(windows)) if windows[v][0] == windows[h][0]]
-        self._down, self._across = np.array(pairs).T
-        self._cuts = np.stack([_cut(side, size, at) for size, at in windows])
-        centres = [(windows[v][0], windows[h][1], windows[v][1]) for v, h in pairs]
-        pieces = np.array([[s, 0, x + s / 2 - 0.5, 0, s, y + s / 2 - 0.5] for s, x, y in centres])
-        around = [[1 / s, 0, -x / s, 0, 1 / s, -y / s] for s, _, x, _, _, y in pieces]
-        self._maps = np.concatenate((pieces, around)).astype(np.float32)
-
-    def best(self, many: Levels, ways: Levels) -> tuple[Map, NDArray[np.intp], NDArray[np.float32]]:
-        """For each of `many` ``(n, side, side)`` the map by which one of `ways` is a piece of it, or it one of that;
-        which one; and the correlation."""
-        cut, cut_ways = self._all_cuts(many), self._all_cuts(ways)
-        theirs = (cut @ cut_ways[:, 0].T).transpose(0, 2, 1)
-        # A matrix for each: of one for all, BLAS would make threads.
-        ours = (cut[:, :1] @ cut_ways.reshape(-1, self.side**2).T).reshape(theirs.shape)
-        scores = np.concatenate((theirs, ours), 2).reshape(len(many), -1)
-        best = scores.argmax(1)
-        return self._maps[best % len(self._maps)], best // len(self._maps), scores[np.arange(len(many)), best]
-
-    def _all_cuts(self, levels: Levels) -> Levels:
-        """``(n, pieces, side * side)``, each centred and of length 1."""
-        rows = self._cuts @ levels[:, None]
-        cut = (rows[:, self._down] @ self._cuts[self._across].transpose(0, 2, 1)).reshape(len(levels), -1, self.side**2)
-        cut -= cut.mean(-1, keepdims=True)
-        unit: Levels = cut / np.linalg.norm(cut, axis=-1, keepdims=True).clip(1e-6)
-        return unit
 
     def refine(self, many: Levels, one: Levels, maps: Map) -> tuple[Map, NDArray[np.float32]]:
         """`maps` after some steps, each the best on its way, with the correlations that they give."""
@@ -152,6 +125,40 @@ class _Grid:
         upper += (flat.take(at + 1) - upper) * x
         lower += (flat.take(at + (self.side + 1)) - lower) * x
         return upper + (lower - upper) * y, mask
+
+
+class _StartGrid(_Grid):
+    """Coarse enough to try all pieces."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        windows = [(1.0, 0.0), *((0.9, at) for at in (0, 0.05, 0.1)), *((0.8, at) for at in (0, 0.05, 0.1, 0.15, 0.2))]
+        pairs = [(v, h) for v in range(len(windows)) for h in range(len(windows)) if windows[v][0] == windows[h][0]]
+        self._down, self._across = np.array(pairs).T
+        self._cuts = np.stack([_cut(side, size, at) for size, at in windows])
+        centres = [(windows[v][0], windows[h][1], windows[v][1]) for v, h in pairs]
+        pieces = np.array([[s, 0, x + s / 2 - 0.5, 0, s, y + s / 2 - 0.5] for s, x, y in centres])
+        around = [[1 / s, 0, -x / s, 0, 1 / s, -y / s] for s, _, x, _, _, y in pieces]
+        self._maps = np.concatenate((pieces, around)).astype(np.float32)
+
+    def best(self, many: Levels, ways: Levels) -> tuple[Map, NDArray[np.intp], NDArray[np.float32]]:
+        """For each of `many` ``(n, side, side)`` the map by which one of `ways` is a piece of it, or it one of that;
+        which one; and the correlation."""
+        cut, cut_ways = self._all_cuts(many), self._all_cuts(ways)
+        theirs = (cut @ cut_ways[:, 0].T).transpose(0, 2, 1)
+        # A matrix for each: of one for all, BLAS would make threads.
+        ours = (cut[:, :1] @ cut_ways.reshape(-1, self.side**2).T).reshape(theirs.shape)
+        scores = np.concatenate((theirs, ours), 2).reshape(len(many), -1)
+        best = scores.argmax(1)
+        return self._maps[best % len(self._maps)], best // len(self._maps), scores[np.arange(len(many)), best]
+
+    def _all_cuts(self, levels: Levels) -> Levels:
+        """``(n, pieces, side * side)``, each centred and of length 1."""
+        rows = self._cuts @ levels[:, None]
+        cut = (rows[:, self._down] @ self._cuts[self._across].transpose(0, 2, 1)).reshape(len(levels), -1, self.side**2)
+        cut -= cut.mean(-1, keepdims=True)
+        unit: Levels = cut / np.linalg.norm(cut, axis=-1, keepdims=True).clip(1e-6)
+        return unit
 
 
 def _composed(maps: Map, steps: Map) -> Map:
@@ -206,5 +213,5 @@ def _fine() -> Levels:
 
 _FINE = _fine()
 _MIRROR = np.where(np.arange(SIDE) % 2, -1, 1).astype(np.float32)
-_START, _MIDDLE, _LAST = _Grid(16), _Grid(32), _Grid(SIDE)
+_START, _MIDDLE, _LAST = _StartGrid(16), _Grid(32), _Grid(SIDE)
 _DCT_OF: Mapping[int, Levels] = {grid.side: dct(grid.side) for grid in (_START, _MIDDLE, _LAST)}

@@ -1,7 +1,6 @@
 """Copies over HTTP, on real photographs: ``match``, ``/duplicates``, ``on_copy``."""
 
 import itertools
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,6 @@ Json = dict[str, Any]
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 _collections = (f"duplicates-{number}" for number in itertools.count())
-
-
-@pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ DIMENSIONS = 1280
 CLIENTS = 32
 
 
-@pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def images(photos: list[Path]) -> list[bytes]:
     """64 photographs."""

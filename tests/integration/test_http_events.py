@@ -35,12 +35,6 @@ UNKNOWN = "01900000-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
-@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., ImgsimServer]]:
     """Starts a server of this test's own; takes settings as ``IMGSIM_*`` without the prefix."""
     servers: list[ImgsimServer] = []

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,6 @@ from tests.servers import SeaweedFS
 Json = dict[str, Any]
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

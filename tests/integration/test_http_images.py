@@ -36,12 +36,6 @@ _collections = (f"images-{number}" for number in itertools.count())
 
 
 @pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
-@pytest.fixture
 def collection() -> str:
     """A collection that no other test uses."""
     return next(_collections)

@@ -22,12 +22,6 @@ PARTS = {"database", "objects", "vectors", "jobs", "embedder"}
 
 
 @pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
-@pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[ImgsimServer]:
     """A server of this test's own, with nothing in it."""
     with ImgsimServer(tmp_path / "data", {"IMGSIM_EMBEDDER__URL": "colour:"}) as server:

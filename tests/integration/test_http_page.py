@@ -18,12 +18,6 @@ WEB = sorted(each.name for each in files("imgsim.adapters.http").joinpath("web")
 EXPIRES = 30 * 24 * 3600
 
 
-@pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImgsimServer]:
     settings = {"IMGSIM_AUTH__KEYS": "first-key,second-key", "IMGSIM_EMBEDDER__URL": "colour:"}

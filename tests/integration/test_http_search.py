@@ -21,12 +21,6 @@ COLLECTION = "search"
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 
 
-@pytest.fixture
-def client(server: ImgsimServer) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def labelled(server: ImgsimServer, photos: list[Path]) -> dict[str, str]:
     """The class of each image in the collection, by id. Tags: the class, and ``even`` for every other one."""

@@ -46,6 +46,6 @@ def _position(cursor: str | None) -> tuple[UUID | None, str | None]:
             return UUID(cursor.removeprefix(_COPIES)), None
         if cursor.startswith(_IDENTICAL):
             return None, valid_sha256(cursor.removeprefix(_IDENTICAL))
-    except (ValueError, InvalidRequest):
-        pass
-    raise InvalidRequest(f"{cursor[:80]!r} is not a cursor that an answer gave.")
+        raise ValueError("it begins like none")
+    except (ValueError, InvalidRequest) as error:
+        raise InvalidRequest(f"{cursor[:80]!r} is not a cursor that an answer gave.") from error
