@@ -58,6 +58,7 @@ async def test_by_a_dropped_or_pasted_image(page: Page, stock: dict[str, Json], 
     assert ids[0] == stock[path.name]["id"]
     await expect(page.locator(".query img")).to_be_visible()
     await page.goto("/#/search")
+    await expect(page.locator(".query img")).to_have_count(0)  # else the page would still be leaving that search
     paste = (
         "(clipboardData) => document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true }))"
     )
