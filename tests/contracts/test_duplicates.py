@@ -133,7 +133,7 @@ async def test_a_dismissed_group_of_identical_bytes_is_one_to_newcomers(reposito
     (group,) = await identical(repository)
     await repository.dismiss_group(group.id)
     assert ids(await identical(repository)) == []
-    assert ids(await copies(repository)) == [[a, copy]]
+    assert ids(await copies(repository)) == [sorted([a, copy])]  # ids of one millisecond are in no order
     (c,) = await with_bytes(repository, "aa" * 32, "three")
     (group,) = await identical(repository)
     assert c in {image.id for image in group.images}
