@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from imgsim.core.fingerprints import SIDE, Fingerprint, Levels, dct
 
-_STEPS = 3  # on each grid
-_LEAST = 0.5, 0.8, 0.87
+_STEPS = 2  # on each grid
+_LEAST = 0.6, 0.8, 0.88
 """Correlations before the steps on each grid, below which nothing comes of them."""
 _LEAST_SHARED = 0.5
 _ALL = slice(None)

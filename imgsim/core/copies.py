@@ -4,6 +4,7 @@ Measured with ``python -m tests.benchmarks.copies`` (README, Benchmarks). No thr
 embeddings only say which images are worth comparing.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ _AT_ONCE = 16
 
 
 def copies_among(picture: Fingerprint | None, others: Sequence[Fingerprint | None]) -> list[bool]:
-    """Which of `others` are copies of `picture`, or it of them. 0.3 ms of CPU for each."""
+    """Which of `others` are copies of `picture`, or it of them. 0.1 ms of CPU for each."""
     found = [False] * len(others)
     if picture is None:
         return found
@@ -54,19 +55,32 @@ def fingerprint_of(image: Image) -> Fingerprint | None:
 
 def bits_apart(picture: Fingerprint, others: Sequence[Fingerprint]) -> NDArray[np.int_]:
     """How many of the 256 bits of PDQ differ, in the best of eight orientations; ``(n,)``."""
-    hashes = np.stack([other.pdq for other in others])
-    apart = [(hashes != turned).sum((1, 2)) for turned in _orientations(picture.pdq)]
-    return np.asarray(np.min(apart, axis=0))
+    # As signs, so that one product counts them all: each numpy call costs the other threads a turn at Python's lock.
+    hashes = _signs(np.stack([other.pdq for other in others]))
+    alike = hashes @ (_signs(np.stack((picture.pdq, picture.pdq.T)))[:, None] * _FLIPS).reshape(-1, _BITS).T
+    apart: NDArray[np.int_] = ((_BITS - alike.max(1)) / 2).astype(int)
+    return apart
 
 
-def _orientations(pdq: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """The hashes of the picture mirrored and turned: a mirror image changes the sign of every other frequency.
+def _signs(hashes: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """``(n, 256)``: 1 for a bit that is set, -1 for others."""
+    signs: NDArray[np.float32] = hashes.reshape(len(hashes), _BITS) * np.float32(2) - np.float32(1)
+    return signs
 
-    The coefficients' median is taken for 0, which costs a few bits.
-    """
-    odd = np.arange(len(pdq)) % 2 == 0  # the first is that of frequency 1
-    across, down = np.broadcast_to(odd, pdq.shape), np.broadcast_to(odd[:, None], pdq.shape)
-    return [start ^ flip for start in (pdq, pdq.T) for flip in (np.zeros_like(pdq), across, down, across ^ down)]
+
+def _flips() -> NDArray[np.float32]:
+    """``(4, 256)``, -1 for the bits that change in the picture as it is, mirrored, upside down and turned by half: a
+    mirror image changes the sign of every other frequency. The coefficients' median is taken for 0, which costs a
+    few bits."""
+    side = math.isqrt(_BITS)
+    odd = np.where(np.arange(side) % 2, 1, -1)  # the first is that of frequency 1
+    across, down = np.broadcast_to(odd, (side, side)), np.broadcast_to(odd[:, None], (side, side))
+    flips = np.stack((np.ones((side, side)), across, down, across * down))
+    return flips.reshape(-1, _BITS).astype(np.float32)
+
+
+_BITS = 256
+_FLIPS = _flips()
 
 
 def _alike(picture: Fingerprint, others: Sequence[Fingerprint]) -> NDArray[np.bool_]:

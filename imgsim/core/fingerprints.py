@@ -66,7 +66,7 @@ class Fingerprint:
     def to_json(self) -> dict[str, Any]:
         """About 980 bytes, never more than 5 kB."""
         packed = np.packbits(self.pdq, bitorder="little").tobytes()
-        detail = zlib.compress(self.coefficients.ravel()[_ORDER].tobytes(), 9)
+        detail = zlib.compress(self.coefficients.ravel()[_ORDER].tobytes(), 4)
         return {
             "pdq": packed[::-1].hex(),  # as ThreatExchange writes it: the last bit first
             "quality": self.quality,

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from imgsim import hookimpl
-from imgsim.core.copies import LEAST_SCORE, bits_apart, copies_among
+from imgsim.core.copies import LEAST_SCORE, bits_apart, copies_among, fingerprint_of
 from imgsim.core.errors import ImageRejected, RetryLater
 from imgsim.core.fingerprints import Fingerprint
 from imgsim.core.models import Hit, Image, ImageState, OnCopy, SearchFilter
@@ -23,7 +23,7 @@ class CopiesStage:
     """Compares the fingerprints of the nearest neighbours.
 
     Without neighbours it costs one query of the vector index; with some, a read of those rows whose fingerprints this
-    process does not know, and 0.3 ms of CPU for each; with copies, a write.
+    process does not know, and 0.1 ms of CPU for each; with copies, a write.
     """
 
     name = "copies"
@@ -38,7 +38,7 @@ class CopiesStage:
 
         Raises ``ImageRejected`` for an upload with ``on_copy=reject`` that is one.
         """
-        mine = ctx.results.get("fingerprint")
+        mine = self._known.get(ctx.image.id) or Fingerprint.from_json(ctx.results.get("fingerprint"))
         if mine is None or not (neighbours := await self._neighbours(ctx)):
             return None
         ids = [hit.id for hit in neighbours]
@@ -57,14 +57,14 @@ class CopiesStage:
         best = sorted((image.id for image in there), key=lambda image_id: (-scores[image_id], image_id))
         return {"of": [{"id": str(each), "score": scores[each], "distance": copies[each]} for each in best]}
 
-    async def _fingerprints(self, ctx: StageContext, ids: Sequence[UUID]) -> Mapping[UUID, Any]:
+    async def _fingerprints(self, ctx: StageContext, ids: Sequence[UUID]) -> Mapping[UUID, Fingerprint | None]:
         found = {image_id: self._known.get(image_id) for image_id in ids}
         missing = [image_id for image_id in ids if found[image_id] is None]
         if missing:
             for image in (await ctx.ports.images.get_many(missing)).values():
-                found[image.id] = image.features.get("fingerprint")
-                if found[image.id] is not None:
-                    self._known.put(image.id, found[image.id])
+                if fingerprint := fingerprint_of(image):
+                    found[image.id] = fingerprint
+                    self._known.put(image.id, fingerprint)
         return found
 
     async def _neighbours(self, ctx: StageContext) -> Sequence[Hit]:
@@ -97,14 +97,11 @@ class CopiesStage:
             await ctx.ports.images.update(image.id, tags=[*image.tags, TAG])
 
 
-def _distances(mine: Any, others: Sequence[Any]) -> list[int | None]:
+def _distances(mine: Fingerprint, others: Sequence[Fingerprint | None]) -> list[int | None]:
     """How many bits of PDQ differ in each of `others` that is a copy; None for the rest. In a thread."""
-    fingerprint = Fingerprint.from_json(mine)
-    found = [Fingerprint.from_json(other) for other in others]
-    copies = copies_among(fingerprint, found)
     return [
-        int(bits_apart(fingerprint, [other])[0]) if is_copy and fingerprint and other else None
-        for other, is_copy in zip(found, copies, strict=True)
+        int(bits_apart(mine, [other])[0]) if is_copy and other else None
+        for other, is_copy in zip(others, copies_among(mine, others), strict=True)
     ]
 
 

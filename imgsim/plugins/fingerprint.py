@@ -5,22 +5,23 @@ from collections import OrderedDict
 from typing import Any
 from uuid import UUID
 
+from imgsim.core.fingerprints import Fingerprint
 from imgsim.fingerprints import take_fingerprint
 from imgsim.pipeline.stage import StageContext
 
-_MOST_KNOWN = 4096
+_MOST_KNOWN = 2048
 
 
 class KnownFingerprints:
-    """The latest of this process, by image, as JSON has them: 1 kB each. An image keeps its own for life."""
+    """The latest of this process, by image: 5 kB each. An image keeps its own for life."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[UUID, Any] = OrderedDict()
+        self._known: OrderedDict[UUID, Fingerprint] = OrderedDict()
 
-    def get(self, image_id: UUID) -> Any | None:
+    def get(self, image_id: UUID) -> Fingerprint | None:
         return self._known.get(image_id)
 
-    def put(self, image_id: UUID, fingerprint: Any) -> None:
+    def put(self, image_id: UUID, fingerprint: Fingerprint) -> None:
         self._known[image_id] = fingerprint
         self._known.move_to_end(image_id)
         if len(self._known) > _MOST_KNOWN:
@@ -46,11 +47,13 @@ class FingerprintStage:
         """
         picture = await ctx.picture()
 
-        def take() -> dict[str, Any] | None:
+        def take() -> tuple[Fingerprint, dict[str, Any]] | None:
             fingerprint = take_fingerprint(picture)
-            return fingerprint.to_json() if fingerprint else None
+            return (fingerprint, fingerprint.to_json()) if fingerprint else None
 
         found = await asyncio.to_thread(take)
-        if found is not None:
-            self._known.put(ctx.image.id, found)
-        return found
+        if found is None:
+            return None
+        fingerprint, as_json = found
+        self._known.put(ctx.image.id, fingerprint)
+        return as_json

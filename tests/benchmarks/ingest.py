@@ -104,6 +104,11 @@ def ingest(
 
 
 def uploads(server: ImgsimServer, photographs: Sequence[bytes], name: str) -> Iterator[bytes]:
-    """Requests without end, each with new bytes. Use each `name` once for a server."""
+    """Requests without end, each with new bytes. Use each `name` once for a server.
+
+    Each round of the photographs goes to a collection of its own: in one for all, every image would be a copy of
+    many others, and be compared and joined with them.
+    """
     host = urlsplit(server.url).netloc
-    return (upload_request(host, photo, f"{name}.jpg") for photo in fresh(photographs, name))
+    for number, photo in enumerate(fresh(photographs, name)):
+        yield upload_request(host, photo, f"{name}.jpg", f"{name}-{number // len(photographs)}")

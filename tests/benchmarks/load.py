@@ -52,10 +52,18 @@ class UnderLoad:
         return self.others.cpu_seconds / (len(self.measured.seconds) + len(self.others.seconds)) * 1e3
 
 
-def upload_request(host: str, data: bytes, filename: str) -> bytes:
+def upload_request(host: str, data: bytes, filename: str, collection: str = "default") -> bytes:
     boundary = b"----imgsim-benchmark"
-    form = f'Content-Disposition: form-data; name="file"; filename="{filename}"\r\nContent-Type: image/jpeg\r\n\r\n'
-    parts = (b"--" + boundary + b"\r\n" + form.encode(), data, b"\r\n--" + boundary + b"--\r\n")
+    form = f"""--{boundary.decode()}\r
+Content-Disposition: form-data; name="collection"\r
+\r
+{collection}\r
+--{boundary.decode()}\r
+Content-Disposition: form-data; name="file"; filename="{filename}"\r
+Content-Type: image/jpeg\r
+\r
+"""
+    parts = (form.encode(), data, b"\r\n--" + boundary + b"--\r\n")
     return _post(host, "/images/upload", b"multipart/form-data; boundary=" + boundary, *parts)
 
 
