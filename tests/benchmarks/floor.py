@@ -1,4 +1,4 @@
-"""The floor: decode and embed in a bare loop, one thread a core, nothing else."""
+"""The floor: decode and embed in a bare loop, one thread a core, nothing else; or with the other stages' work, too."""
 
 import os
 import queue
@@ -10,6 +10,9 @@ from itertools import cycle, islice
 
 from imgsim.adapters.images import read_image
 from imgsim.core.models import Picture
+from imgsim.core.thumbnails import SMALL
+from imgsim.fingerprints import take_fingerprint
+from imgsim.thumbnails import encode_thumbnail
 
 Embed = Callable[[Sequence[Picture]], object]
 """Computes the vectors of some pictures, in any thread."""
@@ -37,6 +40,21 @@ def best_floor(runs: Sequence[Mapping[int, Floor]]) -> Floor:
 def run_floors(photographs: Sequence[bytes], count: int, embed: Embed) -> dict[int, Floor]:
     """The floor over `count` photographs by batch size."""
     return {batch: run_floor(photographs, count, batch, embed) for batch in BATCHES}
+
+
+def with_stages(embed: Embed) -> Embed:
+    """`embed`, and what the stages ``thumbnail`` and ``fingerprint`` make of the same pictures."""
+
+    def work(pictures: Sequence[Picture]) -> None:
+        embed(pictures)
+        for picture in pictures:
+            height, width, _ = picture.shape
+            encode_thumbnail(picture, *SMALL.fit(width, height), SMALL.effort)
+            fingerprint = take_fingerprint(picture)
+            assert fingerprint is not None
+            fingerprint.to_json()
+
+    return work
 
 
 def run_floor(photographs: Sequence[bytes], count: int, batch: int, embed: Embed) -> Floor:
