@@ -78,22 +78,27 @@ def measure_imgsim(model: Model, photographs: Sequence[bytes], count: int, clien
         ImgsimServer(Path(folder) / "data", model.environment) as server,
         ServerWatch(server) as watch,
     ):
-        warm(server, photographs)
-        return ingest(server, watch, photographs, count, clients, WARMING)
+        warm(server, uploads(server, photographs, "warm"))
+        return ingest(server, watch, uploads(server, photographs, "ingest"), count, clients, WARMING)
 
 
-def warm(server: ImgsimServer, photographs: Sequence[bytes], there: int = 0) -> None:
-    """Take ``WARMING`` photographs, beside the images that are there already."""
-    acks = asyncio.run(send_all(server.url, islice(uploads(server, photographs, "warm"), WARMING), 2))
+def warm(server: ImgsimServer, requests: Iterator[bytes], there: int = 0) -> None:
+    """Take ``WARMING`` of the `requests`, which are uploads, beside the images that are there already."""
+    acks = asyncio.run(send_all(server.url, islice(requests, WARMING), 2))
     wait_for_done(server, there + WARMING, acks)
 
 
 def ingest(
-    server: ImgsimServer, watch: ServerWatch, photographs: Sequence[bytes], count: int, clients: int, there: int
+    server: ImgsimServer,
+    watch: ServerWatch,
+    requests: Iterator[bytes],
+    count: int,
+    clients: int,
+    there: int,
 ) -> Row:
-    """`count` photographs from upload to ``done``, on a server that has `there` images, all done."""
+    """`count` of the `requests`, which are uploads, to ``done``, on a server that has `there` images, all done."""
     started, cpu = time.perf_counter(), watch.cpu_seconds()
-    acks = asyncio.run(send_all(server.url, islice(uploads(server, photographs, "ingest"), count), clients))
+    acks = asyncio.run(send_all(server.url, islice(requests, count), clients))
     most_queued = watch.unfinished()
     wait_for_done(server, there + count, acks)
     return {
@@ -108,12 +113,15 @@ def ingest(
     }
 
 
-def uploads(server: ImgsimServer, photographs: Sequence[bytes], name: str) -> Iterator[bytes]:
+def uploads(
+    server: ImgsimServer, photographs: Sequence[bytes], name: str, collection: str | None = None
+) -> Iterator[bytes]:
     """Requests without end, each with new bytes. Use each `name` once for a server.
 
-    Each round of the photographs goes to a collection of its own: in one for all, every image would be a copy of
-    many others, and be compared and joined with them.
+    Without a `collection` for all, each round of the photographs goes to one of its own: in one for all, every image
+    would be a copy of many others, and be compared and joined with them.
     """
     host = urlsplit(server.url).netloc
     for number, photo in enumerate(fresh(photographs, name)):
-        yield upload_request(host, photo, f"{name}.jpg", f"{name}-{number // len(photographs)}")
+        into = collection or f"{name}-{number // len(photographs)}"
+        yield upload_request(host, photo, f"{name}.jpg", into)

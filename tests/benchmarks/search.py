@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.benchmarks.ingest import WARMING, ingest, uploads, warm
 from tests.benchmarks.load import LEAD, Timings, get_request, send_all, send_under_load
-from tests.benchmarks.photographs import DISTINCT, make_photographs
+from tests.benchmarks.photographs import make_photographs
 from tests.benchmarks.stock import fill, search_bare
 from tests.benchmarks.tables import Column, Row, Table
 from tests.benchmarks.watch import ServerWatch
@@ -54,7 +54,8 @@ def stocks(options: argparse.Namespace) -> Iterator[Row]:
 
 @cache
 def measure(points: int, queries: int, photos: int, clients: int) -> Row:
-    photographs = make_photographs(min(photos, DISTINCT), _SIZE)
+    # As many as are ingested, so that few are copies: they share a collection with the points, which each looks among.
+    photographs = make_photographs(WARMING + photos, _SIZE)
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
         started = time.perf_counter()
@@ -96,9 +97,10 @@ def _search_ingesting(
 ) -> Row:
     """First the cost of an image on a stock of this size, then the searches while others ingest."""
     with ImgsimServer(data_dir) as server, ServerWatch(server) as watch:
-        warm(server, photographs, points)
-        cost = ingest(server, watch, photographs, photos, clients, points + WARMING)
-        others = uploads(server, photographs, "others")
+        new = uploads(server, photographs, "new", "default")
+        warm(server, new, points)
+        cost = ingest(server, watch, new, photos, clients, points + WARMING)
+        others = uploads(server, photographs, "others", "default")
         searches = _searches(server, chosen)
         busy = asyncio.run(send_under_load(server.url, searches, others, clients, min(photos, LEAD)))
     return {

@@ -66,7 +66,7 @@ def measure(
     workers: int, settings: Mapping[str, object], photographs: Sequence[bytes], count: int, clients: int
 ) -> Row:
     with tempfile.TemporaryDirectory() as folder, _running(workers, settings, Path(folder)) as api:
-        warm(api, photographs)
+        warm(api, uploads(api, photographs, "warm"))
         started = time.perf_counter()
         acks = asyncio.run(send_all(api.url, islice(uploads(api, photographs, "split"), count), clients))
         wait_for_done(api, WARMING + count, acks)

@@ -36,7 +36,7 @@ def measure(model: Model, size: str, options: argparse.Namespace) -> Row:
     count = options.queries
     photographs = make_photographs(min(count, DISTINCT), parse_size(size))
     with tempfile.TemporaryDirectory() as folder, ImgsimServer(Path(folder) / "data", model.environment) as server:
-        warm(server, photographs)
+        warm(server, uploads(server, photographs, "warm"))
         idle = asyncio.run(send_all(server.url, islice(uploads(server, photographs, "idle"), count), 1, _PAUSE))
         requests = islice(uploads(server, photographs, "measured"), count)
         others = uploads(server, photographs, "others")
