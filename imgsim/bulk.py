@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from imgsim.bulk_report import BulkReport, Failure
 from imgsim.core.errors import ImgsimError, Unavailable
-from imgsim.core.models import ImageState
+from imgsim.core.models import ImageState, OnCopy
+from imgsim.core.services.ingest import valid_on_copy
 from imgsim.sources import Item, Source
 from imgsim.sources.source import NotAnImage
 
@@ -30,7 +31,13 @@ class Uploads(Protocol):
     """Where the images go. They are as over the wire; errors are ``ImgsimError``."""
 
     async def upload(
-        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+        self,
+        source: Path | BinaryIO,
+        filename: str,
+        collection: str,
+        tags: Sequence[str],
+        metadata: Json,
+        on_copy: str,
     ) -> Json:
         """Store what is at the path, or in the seekable file from its start to its end. ``OSError``.
 
@@ -57,6 +64,7 @@ class BulkImport:
         collection: str = "default",
         tags: Sequence[str] = (),
         *,
+        on_copy: str = OnCopy.ACCEPT,
         at_once: int = AT_ONCE,
         pauses: Iterable[float] = PAUSES,
         on_progress: Callable[[BulkReport], None] = lambda report: None,
@@ -68,6 +76,7 @@ class BulkImport:
         self._uploads = uploads
         self._collection = collection
         self._tags = tags
+        self._on_copy = valid_on_copy(on_copy)
         self._at_once = at_once
         self._pauses = pauses
         self._on_progress = on_progress
@@ -143,7 +152,7 @@ class BulkImport:
             file = await self._patiently(lambda: stack.enter_async_context(item.open()))
             collection, tags = item.collection or self._collection, [*self._tags, *item.tags]
             image = await self._patiently(
-                lambda: self._uploads.upload(file, item.filename, collection, tags, dict(item.metadata))
+                lambda: self._uploads.upload(file, item.filename, collection, tags, dict(item.metadata), self._on_copy)
             )
         already_there, image_id = image["duplicate"], image["id"]
         if already_there:
@@ -168,6 +177,8 @@ class BulkImport:
             self.report.pending += 1
         elif already_there:
             self.report.already_there += 1
+        elif image["embedding"] is None:
+            self.report.rejected += 1
         else:
             self.report.indexed += 1
             self._on_indexed(item)

@@ -27,6 +27,8 @@ class BulkReport:
     already_there: int = 0
     updated: int = 0
     """Of those that were there: images that got tags or metadata of a table."""
+    rejected: int = 0
+    """Stored, but not to be found, as a stage says: what is not welcome, or a copy with ``on_copy=reject``."""
     not_images: int = 0
     failed: int = 0
     pending: int = 0
@@ -40,7 +42,7 @@ class BulkReport:
 
     @property
     def seen(self) -> int:
-        return self.indexed + self.already_there + self.not_images + self.failed + self.pending
+        return self.indexed + self.already_there + self.rejected + self.not_images + self.failed + self.pending
 
     @property
     def complete(self) -> bool:
@@ -48,8 +50,9 @@ class BulkReport:
 
     def __str__(self) -> str:
         updated = f" ({self.updated} updated)" if self.updated else ""
+        rejected = f"{self.rejected} rejected, " if self.rejected else ""
         return (
-            f"{self.indexed} indexed, {self.already_there} already there{updated}, "
+            f"{self.indexed} indexed, {self.already_there} already there{updated}, {rejected}"
             f"{self.not_images} passed over (no images), {self.failed} failed"
         )
 

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgsim.cli_options import json_option, print_json, run, server_option, settings_of, settings_options
+from imgsim.cli_options import (
+    json_option,
+    on_copy_option,
+    print_json,
+    run,
+    server_option,
+    settings_of,
+    settings_options,
+)
 from imgsim.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--collection", default="default", show_default=True, help="Collection the images go into.")
 @click.option("--tag", "tags", multiple=True, help="Tag for each of them; may repeat.")
+@on_copy_option
 @click.option("--urls", "lists", multiple=True, metavar="FILE", help="Text file of URLs (or paths), one in a line.")
 @click.option(
     "--report",
@@ -42,6 +51,7 @@ def index(
     as_json: bool,
     collection: str,
     tags: tuple[str, ...],
+    on_copy: str,
     lists: tuple[str, ...],
     report: Path | None,
     sources: tuple[str, ...],
@@ -80,7 +90,8 @@ def index(
             async with open_target(settings, server, work=True) as target, opened_reach(settings) as reach:
                 stop = threading.Event()
                 source = _chain(sources, lists, listed, replace(reach, stopping=stop.is_set))
-                return await _import(target, source, collection, tags, log, stop)
+                given = {"collection": collection, "tags": tags, "on_copy": on_copy}
+                return await _import(target, source, given, log, stop)
 
         done = run(main())
         if log:
@@ -127,8 +138,7 @@ def _chain(sources: Sequence[str], lists: Sequence[str], listed: Any, reach: "Re
 async def _import(
     target: Any,
     source: "SourceChain",
-    collection: str,
-    tags: Sequence[str],
+    given: dict[str, Any],
     log: "FailureLog | None",
     stopping: threading.Event,
 ) -> "BulkReport":
@@ -154,7 +164,7 @@ async def _import(
 
         loop = asyncio.get_running_loop()
         keep = log.write if log else lambda failure: None
-        bulk = BulkImport(target, collection, tags, on_progress=show, on_failure=keep)
+        bulk = BulkImport(target, **given, on_progress=show, on_failure=keep)
         loop.add_signal_handler(signal.SIGINT, stop_softly)
         # Beside the work, since a large folder takes its time; and nobody waits for it at the end.
         threading.Thread(target=tell_total, daemon=True).start()

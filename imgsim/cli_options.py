@@ -51,6 +51,17 @@ def settings_options(command: F) -> F:
     )(command)
 
 
+def on_copy_option(command: F) -> F:
+    """``--on-copy``."""
+    return click.option(
+        "--on-copy",
+        type=click.Choice(["accept", "flag", "reject"]),
+        default="accept",
+        show_default=True,
+        help="What to do with copies of what the collection has: flag gives them the tag copy, reject leaves them out.",
+    )(command)
+
+
 def listening_options(command: F) -> F:
     """``--host`` and ``--port``, beside those of all commands."""
     command = click.option("--port", type=int, help="Port to listen on, 0 for any free one [8000].")(command)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgsim.cli_options import json_option, print_json, run, server_option, settings_of, settings_options
+from imgsim.cli_options import (
+    json_option,
+    on_copy_option,
+    print_json,
+    run,
+    server_option,
+    settings_of,
+    settings_options,
+)
 
 if TYPE_CHECKING:
     from imgsim.bulk_report import BulkReport, Failure
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--collection", default="default", show_default=True, help="Collection the images go into.")
 @click.option("--tag", "tags", multiple=True, help="Tag for each of them; may repeat.")
+@on_copy_option
 @click.option(
     "--settle",
     type=click.FloatRange(min=0.1, max=3600),
@@ -39,6 +48,7 @@ def watch(
     as_json: bool,
     collection: str,
     tags: tuple[str, ...],
+    on_copy: str,
     settle: float,
     poll: bool,
     folders: tuple[Path, ...],
@@ -71,6 +81,7 @@ def watch(
                 target,
                 collection,
                 tags,
+                on_copy=on_copy,
                 pauses=_Forever(),
                 on_indexed=teller.indexed,
                 on_pause=teller.waits,

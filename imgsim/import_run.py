@@ -41,6 +41,8 @@ class ImportStatus:
     already_there: int
     updated: int
     """Of those: images that got tags or metadata of the table."""
+    rejected: int
+    """Stored, but rejected by a stage, and so not to be found."""
     not_images: int
     failed: int
     pending: int
@@ -103,6 +105,7 @@ class ImportRun:
             indexed=report.indexed,
             already_there=report.already_there,
             updated=report.updated,
+            rejected=report.rejected,
             not_images=report.not_images,
             failed=report.failed,
             pending=report.pending,

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from io import RawIOBase
 from pathlib import Path
@@ -18,7 +18,8 @@ from uuid import UUID
 from imgsim.bulk import BulkImport, Uploads
 from imgsim.bulk_report import FailureLog
 from imgsim.core.errors import ImportNotFound, InvalidRequest, Overloaded, Unavailable
-from imgsim.core.services.ingest import valid_collection, valid_tags
+from imgsim.core.models import OnCopy
+from imgsim.core.services.ingest import valid_collection, valid_on_copy, valid_tags
 from imgsim.import_run import Begun, ImportRun, ImportState, ImportStatus
 from imgsim.sources import Reach, Source, source_at, source_in
 from imgsim.sources.source import in_thread
@@ -29,6 +30,19 @@ _REMEMBERED = 100  # imports that have ended
 _MOST_FAILURES = 100_000  # that are kept of one; some 20 MB
 _PAUSES = (1.0, 2.0, *(5.0,) * 60)  # seconds: five minutes that a part may be away
 _SECONDS_TO_STOP = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What each image of an import is given, unless its table says otherwise."""
+
+    collection: str = "default"
+    tags: Sequence[str] = ()
+    on_copy: str = OnCopy.ACCEPT
+
+    def checked(self) -> tuple[str, Sequence[str], OnCopy]:
+        """``InvalidRequest``."""
+        return valid_collection(self.collection), valid_tags(self.tags), valid_on_copy(self.on_copy)
 
 
 class ImportService:
@@ -78,7 +92,7 @@ class ImportService:
         finally:
             self._arriving -= 1
 
-    async def start_file(self, file: BinaryIO, name: str, collection: str, tags: Sequence[str]) -> ImportStatus:
+    async def start_file(self, file: BinaryIO, name: str, given: Given) -> ImportStatus:
         """Import what `file`, an archive, a table or a list called `name`, holds. It may be closed afterwards."""
         await in_thread(file.flush)
         kept = os.dup(file.fileno())
@@ -95,16 +109,16 @@ class ImportService:
             source = source_in(name, open_file, None, self._stoppable(stop))
             if source is None:
                 raise InvalidRequest(f"A file called {name[:200]!r} holds no images.")
-            started = await self._start(source, collection, tags, stop)
+            started = await self._start(source, given, stop)
             started.closing.callback(os.close, kept)
             undo.pop_all()
         return started.status()
 
-    async def start_bucket(self, url: str, collection: str, tags: Sequence[str]) -> ImportStatus:
+    async def start_bucket(self, url: str, given: Given) -> ImportStatus:
         if not url.startswith("s3://"):
             raise InvalidRequest(f"Only s3://bucket/prefix can be imported by its URL, not {url[:200]!r}.")
         stop = threading.Event()
-        return (await self._start(source_at(url, self._stoppable(stop)), collection, tags, stop)).status()
+        return (await self._start(source_at(url, self._stoppable(stop)), given, stop)).status()
 
     def get(self, import_id: UUID) -> ImportStatus:
         return self._find(import_id).status()
@@ -142,8 +156,8 @@ class ImportService:
     def _stoppable(self, stop: threading.Event) -> Reach:
         return replace(self._reach, stopping=lambda: stop.is_set() or self._stopping)
 
-    async def _start(self, source: Source, collection: str, tags: Sequence[str], stop: threading.Event) -> ImportRun:
-        collection, tags = valid_collection(collection), valid_tags(tags)
+    async def _start(self, source: Source, given: Given, stop: threading.Event) -> ImportRun:
+        collection, tags, on_copy = given.checked()
         try:
             total = await in_thread(source.count)
             items = source.items()
@@ -162,6 +176,7 @@ class ImportService:
             self._uploads(stop.is_set),
             collection,
             tags,
+            on_copy=on_copy,
             at_once=self._concurrency,
             pauses=_PAUSES,
             on_failure=started.log.write,

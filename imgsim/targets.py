@@ -92,12 +92,18 @@ class ServerTarget:
         """Whether the last upload brought what was there: a run that resumes does so again and again."""
 
     async def upload(
-        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+        self,
+        source: Path | BinaryIO,
+        filename: str,
+        collection: str,
+        tags: Sequence[str],
+        metadata: Json,
+        on_copy: str,
     ) -> Json:
         image = await self._find(source, collection) if self._repeats else None
         if image is None:
             image = await self._client.upload(
-                source, filename=filename, collection=collection, tags=tags, metadata=metadata
+                source, filename=filename, collection=collection, tags=tags, metadata=metadata, on_copy=on_copy
             )
         self._repeats = image.duplicate
         return _json(image)

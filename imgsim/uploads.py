@@ -36,10 +36,16 @@ class ServiceUploads:
         self._leaves = leaves
 
     async def upload(
-        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+        self,
+        source: Path | BinaryIO,
+        filename: str,
+        collection: str,
+        tags: Sequence[str],
+        metadata: Json,
+        on_copy: str,
     ) -> Json:
         with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
-            image = await self._ingest.upload(file, filename, collection, tags, metadata)
+            image = await self._ingest.upload(file, filename, collection, tags, metadata, on_copy=on_copy)
         built: Json = msgspec.to_builtins(image)
         return built
 

@@ -1,5 +1,6 @@
 """Fixtures that every kind of test may use."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from tests.processes import ImgsimServer
 from tests.servers import PostgreSQL, SeaweedFS, Valkey
 
 DATA = Path(__file__).parent / "data"
+SMALL_CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +52,20 @@ def seaweedfs() -> Iterator[SeaweedFS]:
     """One S3 server for all tests that do not stop it: take a ``new_bucket``."""
     with SeaweedFS() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small open_clip model with seeded random weights, as a folder."""
+    torch = pytest.importorskip("torch")
+    open_clip = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("open_clip") / "small"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL_CLIP, "preprocess_cfg": {}}))
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        weights = open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "open_clip_model.safetensors")
+    return folder

@@ -245,6 +245,13 @@ class SeaweedFS(Server):
     def bucket_url(self, bucket: str) -> str:
         return f"s3://{bucket}?endpoint={self.endpoint}"
 
+    def client(self) -> Any:
+        """boto3's."""
+        import boto3
+
+        keys = {"aws_access_key_id": self.ACCESS_KEY, "aws_secret_access_key": self.SECRET_KEY}
+        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
+
     def new_bucket(self) -> str:
         """The URL of a bucket that is not there yet."""
         self._buckets += 1

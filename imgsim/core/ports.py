@@ -61,8 +61,11 @@ class ObjectStore(Adapter, Protocol):
         """
         ...
 
-    async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
-        """A URL that serves the object for `seconds`, or None where the store has none (files on disk)."""
+    async def presign_get(self, key: str, seconds: int, filename: str, download: bool = False) -> str | None:
+        """A URL that serves the object for `seconds`, or None where the store has none (files on disk).
+
+        A browser shows it, or with `download` saves it as `filename`.
+        """
         ...
 
     async def presign_put(

@@ -29,7 +29,7 @@ async def test_everything_that_is_known_is_shown(page: Page, site: Site, photos:
     await gate.locator("summary").click()
     assert json.loads(await gate.locator("pre").inner_text()) == image["features"]["gate"]
     await expect(detail.get_by_role("link", name="Download original")).to_have_attribute(
-        "href", f"/images/{image['id']}/file"
+        "href", f"/images/{image['id']}/file?download=true"
     )
     async with page.expect_download() as started:
         await detail.get_by_role("link", name="Download original").click()

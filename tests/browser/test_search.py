@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from tests.browser.conftest import Json, Site, Watch
 from tests.browser.test_upload import files
+from tests.processes import ImgsimServer, wait_until_at_rest
 from tests.scripted import ScriptedServer, answer
 
 
@@ -91,6 +92,28 @@ async def test_words_are_refused_with_the_models_that_know_them(page: Page, watc
     await page.get_by_label("Address of an image, or words").fill("a yellow fruit")
     await page.get_by_role("button", name="Search", exact=True).click()
     await expect(page.locator(".search > .status.bad")).to_contain_text("text")
+
+
+async def test_words_find_pictures_where_the_model_knows_them(
+    browser: Browser, open_clip_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    settings = {"IMGSIM_EMBEDDER__MODEL": f"local-dir:{open_clip_folder}"}
+    with ImgsimServer(tmp_path / "data", settings) as server, server.client() as client:
+        for photo in photos[:3]:
+            answer = client.post("/images/upload", files={"file": (photo.name, photo.read_bytes())})
+            wait_until_at_rest(client, answer.json()["id"])
+        watch = Watch(server.url)
+        context = await browser.new_context(base_url=server.url)
+        page = await context.new_page()
+        watch.follow(page)
+        await page.goto("/")
+        await page.get_by_role("searchbox", name="Search").fill("a yellow fruit")
+        ids = await asked(page, lambda: page.keyboard.press("Enter"))
+        assert await results(page) == ids
+        assert len(ids) == 3
+        await expect(page.get_by_label("Address of an image, or words")).to_have_value("a yellow fruit")
+        await context.close()
+    assert watch.seen == []
 
 
 async def test_more_like_this_less_like_that(page: Page, stock: dict[str, Json]) -> None:

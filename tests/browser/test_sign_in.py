@@ -8,6 +8,7 @@ from playwright.async_api import Browser, expect
 
 from tests.browser.conftest import Watch
 from tests.processes import ImgsimServer
+from tests.servers import free_port
 
 KEY = "first-key"
 
@@ -15,7 +16,7 @@ KEY = "first-key"
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImgsimServer]:
     settings = {"IMGSIM_AUTH__KEYS": f"{KEY},second-key", "IMGSIM_EMBEDDER__URL": "colour:"}
-    with ImgsimServer(tmp_path_factory.mktemp("closed") / "data", settings) as server:
+    with ImgsimServer(tmp_path_factory.mktemp("closed") / "data", settings, port=free_port()) as server:
         yield server
 
 
@@ -52,5 +53,25 @@ async def test_a_key_opens_everything_until_one_signs_out(
     await page.get_by_role("button", name="Sign out").click()
     await expect(page.get_by_label("API key")).to_be_visible()
     assert await context.cookies() == []
+    await context.close()
+    assert watch.seen == []
+
+
+async def test_a_session_that_ended_while_the_server_was_away_asks_for_the_key(
+    browser: Browser, locked: ImgsimServer
+) -> None:
+    watch = Watch(locked.url, allowed={401}, may_break=True)
+    context = await browser.new_context(base_url=locked.url)
+    page = await context.new_page()
+    watch.follow(page)
+    await page.goto("/")
+    await page.get_by_label("API key").fill(KEY)
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".gallery")).to_be_visible()
+    locked.kill()
+    await expect(page.locator("#offline")).to_be_visible()
+    await context.clear_cookies()
+    locked.start()
+    await expect(page.get_by_label("API key")).to_be_visible()
     await context.close()
     assert watch.seen == []

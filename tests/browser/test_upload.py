@@ -2,12 +2,15 @@
 
 import base64
 import shutil
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.async_api import JSHandle, Page, expect
 
 from tests.browser.conftest import Site, Watch
+from tests.scripted import Request, ScriptedServer, answer
 
 PASTE = """(clipboardData) => {
     document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
@@ -253,3 +256,27 @@ async def test_an_archive_is_imported_and_its_failures_can_be_read(
     report = await (await started.value).path()
     assert "broken.jpg" in report.read_text()
     assert len(site.listed(collection="archive")) == 3
+
+
+async def test_an_import_is_still_followed_after_the_page_was_opened_anew(
+    page: Page, photos: list[Path], tmp_path: Path
+) -> None:
+    going = threading.Event()
+
+    def script(request: Request) -> Iterator[bytes]:
+        going.wait(30)
+        yield answer(photos[int(request.path.strip("/"))].read_bytes())
+
+    with ScriptedServer(script) as other:
+        (tmp_path / "list.txt").write_text("".join(f"{other.url}/{number}\n" for number in range(23, 26)))
+        await into(page, "anew")
+        await page.set_input_files("#choose-files", tmp_path / "list.txt")
+        await expect(page.locator(".upload[data-phase=processing]")).to_contain_text("Importing")
+        await page.reload()
+        await page.click("#open-uploads")
+        row = page.locator(".upload")
+        await expect(row).to_contain_text("list.txt")
+        await expect(row).to_have_attribute("data-phase", "processing")
+        going.set()
+        await expect(row).to_have_attribute("data-phase", "done")
+        await expect(row).to_contain_text("3 indexed")

@@ -1,7 +1,6 @@
 """What every Embedder promises, over all adapters."""
 
 import asyncio
-import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,11 +22,6 @@ from tests.processes import ImgsimServer
 
 DATA = Path(__file__).parents[1] / "data" / "classes"
 MAKERS = ("colour", "packaged", "open_clip", "remote", "remote_open_clip")
-MODEL_CONFIG = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
 
 
 def make(url: str = "local:", **embedder: object) -> Embedder:
@@ -39,23 +33,6 @@ def make(url: str = "local:", **embedder: object) -> Embedder:
 def exports(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Where exported models are kept, by all embedders of these tests."""
     return str(tmp_path_factory.mktemp("exports"))
-
-
-@pytest.fixture(scope="session")
-def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small open_clip model with seeded random weights, as a folder."""
-    torch = pytest.importorskip("torch")
-    open_clip = pytest.importorskip("open_clip")
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("open_clip") / "small"
-    folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL_CONFIG, "preprocess_cfg": {}}))
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        weights = open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "open_clip_model.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="session")

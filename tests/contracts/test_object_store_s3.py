@@ -227,6 +227,9 @@ async def test_a_presigned_get_names_the_file_and_ends(store: ObjectStore, clien
     assert answer.content == CONTENT
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["content-disposition"] == "inline; filename*=UTF-8''Gr%C3%BC%C3%9Fe%20%221%22.png"
+    saved = await store.presign_get("a/b", 3, "cat.png", download=True)
+    assert saved is not None
+    assert (await client.get(saved)).headers["content-disposition"] == "attachment; filename*=UTF-8''cat.png"
     part = await client.get(url, headers={"Range": "bytes=10-19"})
     assert part.content == CONTENT[10:20]
     assert (await client.delete(url)).status_code == 403

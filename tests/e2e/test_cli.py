@@ -261,7 +261,7 @@ def test_index_takes_folders_with_all_below_and_passes_over_what_is_hidden_or_no
     again = quickly("index", "--data-dir", data, folder)
 
     report = {"failed": 0, "updated": 0, "pending": 0, "failures": [], "stopped": False, "unavailable": None}
-    assert first.json == {"seen": 6, "indexed": 3, "already_there": 0, "not_images": 3} | report
+    assert first.json == {"seen": 6, "indexed": 3, "already_there": 0, "rejected": 0, "not_images": 3} | report
     assert again.out == "0 indexed, 3 already there, 3 passed over (no images), 0 failed\n"
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
-import boto3
 import httpx
 import pytest
 
@@ -31,8 +30,7 @@ def bucket_server() -> Iterator[SeaweedFS]:
 
 @pytest.fixture(scope="module")
 def s3(bucket_server: SeaweedFS) -> Any:
-    keys = {"aws_access_key_id": bucket_server.ACCESS_KEY, "aws_secret_access_key": bucket_server.SECRET_KEY}
-    client = boto3.client("s3", endpoint_url=bucket_server.endpoint, region_name="us-east-1", **keys)
+    client = bucket_server.client()
     for name in ("photos", "secrets"):
         client.create_bucket(Bucket=name)
     return client

@@ -4,6 +4,7 @@ import hashlib
 import io
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -140,6 +141,16 @@ def test_a_file_is_told_by_its_tag(client: httpx.Client, stored: Json, known: st
     assert response.headers["etag"] == f'"{stored["sha256"]}"'
     assert response.headers["cache-control"] == "private, max-age=31536000, immutable"
     assert len(response.content) == (stored["bytes"] if status == 200 else 0)
+
+
+def test_a_file_is_shown_or_saved(client: httpx.Client, stored: Json) -> None:
+    url = f"/images/{stored['id']}/file"
+    name = f"filename*=UTF-8''{quote(stored['filename'])}"
+    assert client.get(url).headers["content-disposition"] == f"inline; {name}"
+    saved = client.get(url, params={"download": "true"})
+    assert saved.headers["content-disposition"] == f"attachment; {name}"
+    assert saved.content == client.get(url).content
+    assert client.get(url, params={"download": "perhaps"}).status_code == 400
 
 
 def test_head_says_what_get_would(client: httpx.Client, stored: Json) -> None:

@@ -125,6 +125,21 @@ def test_the_images_of_an_archive_are_indexed_and_the_rest_is_told(
     assert [each["id"] for each in client.get("/imports").json()["imports"]][:2] == [again["id"], ended["id"]]
 
 
+def test_copies_are_left_out_of_an_import_that_asks_for_it(client: httpx.Client, photos: list[Path]) -> None:
+    half = io.BytesIO()
+    with Image.open(photos[0]) as photo:
+        photo.resize((photo.width // 2, photo.height // 2)).save(half, "JPEG")
+    album = zipped({"photo.jpg": photos[0].read_bytes(), "half.jpg": half.getvalue()})
+    refused = send(client, "album.zip", album, collection="once", on_copy="perhaps")
+    assert_problem(refused, 400, "invalid-request", "on_copy")
+    ended = finished(client, send(client, "album.zip", album, collection="once", on_copy="reject"))
+    assert (ended["indexed"], ended["rejected"], ended["seen"]) == (1, 1, 2)
+    kept = finished(client, send(client, "album.zip", album, collection="twice", on_copy="flag"))
+    assert (kept["indexed"], kept["rejected"]) == (2, 0)
+    flagged = client.get("/images", params={"collection": "twice", "tag": "copy"}).json()["images"]
+    assert len(flagged) == 1
+
+
 def test_a_table_of_urls_says_what_is_known_of_the_images(client: httpx.Client) -> None:
     pictures = {f"/{seed}.png": picture(100 + seed) for seed in range(3)}
 
@@ -315,16 +330,7 @@ def test_large_files_go_to_the_disk_and_not_to_memory(tmp_path: Path) -> None:
 
 
 def test_a_bucket_is_imported_where_the_setting_allows_it(tmp_path: Path, seaweedfs: SeaweedFS) -> None:
-    import boto3
-
-    bucket = "imports-http"
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=seaweedfs.endpoint,
-        aws_access_key_id=seaweedfs.ACCESS_KEY,
-        aws_secret_access_key=seaweedfs.SECRET_KEY,
-        region_name="us-east-1",
-    )
+    bucket, s3 = "imports-http", seaweedfs.client()
     s3.create_bucket(Bucket=bucket)
     for number, key in enumerate(("open/a.png", "open/über den wolken/b c.png", "open/notes.txt", "shut/c.png")):
         s3.put_object(Bucket=bucket, Key=key, Body=b"text" if key.endswith("txt") else picture(2000 + number))

@@ -27,14 +27,20 @@ class Uploads:
         self.seen, self.broken = asyncio.Event(), asyncio.Event()
 
     async def upload(
-        self, source: Path | BinaryIO, filename: str, collection: str, tags: Sequence[str], metadata: Json
+        self,
+        source: Path | BinaryIO,
+        filename: str,
+        collection: str,
+        tags: Sequence[str],
+        metadata: Json,
+        on_copy: str,
     ) -> Json:
         self.begun += 1
         self.seen.set()
         await self.go.wait()
         self.ended += 1
         there = {"tags": ["old"], "metadata": {"album": 1, "path": "old.jpg"}} if filename == "there" else {}
-        return {"id": filename, "duplicate": bool(there), "state": "done", **there}
+        return {"id": filename, "duplicate": bool(there), "state": "done", "embedding": {}, **there}
 
     async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
         self.updates.append((image_id, tags, metadata))

@@ -109,7 +109,7 @@ class Store(MemoryObjectStore):
         async for chunk in super().get(key, start, length):
             yield chunk
 
-    async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
+    async def presign_get(self, key: str, seconds: int, filename: str, download: bool = False) -> str | None:
         return f"https://store/{key}?{filename}" if self.signs else None
 
 

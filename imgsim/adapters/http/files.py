@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any
-from urllib.parse import quote
 from uuid import UUID
 
 from litestar import Controller, HttpMethod, Response, get, route
@@ -16,6 +15,7 @@ from imgsim.adapters.http.bodies import AnyRequest
 from imgsim.adapters.http.caching import is_known, wanted_range
 from imgsim.adapters.http.problems import problem
 from imgsim.adapters.http.services import Injected, Services
+from imgsim.adapters.objects import content_disposition
 from imgsim.core.models import Image, original_key
 from imgsim.core.thumbnails import CONTENT_TYPE, size_of
 
@@ -40,20 +40,26 @@ class FilesController(Controller):
             **openapi.problems(404, 416, 503),
         },
     )
-    async def get_file(self, request: AnyRequest, services: Injected, image_id: FromPath[UUID]) -> Response[Any]:
+    async def get_file(
+        self,
+        request: AnyRequest,
+        services: Injected,
+        image_id: FromPath[UUID],
+        download: Annotated[bool, QueryParameter(description="Whether a browser shall save the file.")] = False,
+    ) -> Response[Any]:
         """A redirect to a presigned URL where the object store has them."""
         image = await services.images().get(image_id)
         headers = {
             "ETag": f'"{image.sha256}"',
             "Cache-Control": _FOR_GOOD,
-            "Content-Disposition": f"inline; filename*=UTF-8''{quote(image.filename or str(image.id), safe='')}",
+            "Content-Disposition": content_disposition(image.filename or str(image.id), download),
             "X-Content-Type-Options": "nosniff",
         }
         if is_known(request.headers, headers["ETag"]):
             return Response(None, status_code=304, headers=headers)
         if request.method == "GET":  # a presigned GET answers no HEAD
             key = original_key(image_id)
-            url = await services.objects().presign_get(key, services.presign_seconds, image.filename)
+            url = await services.objects().presign_get(key, services.presign_seconds, image.filename, download)
             if url is not None:
                 return _there(url, services)
         return await _file(request, services, image, headers)

@@ -15,8 +15,9 @@ from imgsim.adapters.http.bodies import AnyRequest, Form
 from imgsim.adapters.http.large_forms import read_large_form
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
-from imgsim.core.services.ingest import valid_collection, valid_tags
+from imgsim.core.models import OnCopy
 from imgsim.import_run import ImportStatus
+from imgsim.imports import Given
 from imgsim.sources import check_name
 
 
@@ -47,14 +48,14 @@ class ImportsController(Controller):
             limit, folder = services.max_import_bytes, imports.folder()
             async with read_large_form(request, limit, folder, "imports.max_bytes", _check) as form:
                 _check(form)
-                collection, tags, url = form.one("collection", "default"), _tags(form), form.one("url")
+                url = form.one("url")
                 if bool(form.files) == bool(url):
                     raise InvalidRequest("The form has either a file in the field 'file', or an s3 URL in 'url'.")
                 if url:
-                    started = await imports.start_bucket(url, collection, tags)
+                    started = await imports.start_bucket(url, _given(form))
                 else:
                     file = form.files[0]
-                    started = await imports.start_file(file.file, file.filename, collection, tags)
+                    started = await imports.start_file(file.file, file.filename, _given(form))
         return Response(started, status_code=202, headers={"Location": f"/imports/{started.id}"})
 
     @get("/", summary="The imports that this process knows of", responses=openapi.problems())
@@ -96,12 +97,12 @@ class ImportsController(Controller):
 
 def _check(form: Form) -> None:
     """What can be told without the rest of the body."""
-    form.only({"collection", "tags", "url"})
-    valid_collection(form.one("collection", "default"))
-    valid_tags(_tags(form))
+    form.only({"collection", "tags", "url", "on_copy"})
+    _given(form).checked()
     for file in form.files:
         check_name(file.filename)
 
 
-def _tags(form: Form) -> list[str]:
-    return [tag for tag in form.fields.get("tags", []) if tag]
+def _given(form: Form) -> Given:
+    tags = [tag for tag in form.fields.get("tags", []) if tag]
+    return Given(form.one("collection", "default"), tags, form.one("on_copy") or OnCopy.ACCEPT)

@@ -211,6 +211,7 @@ import_body = _operation(
                 "url": _text("Instead of a file: `s3://bucket/prefix`, where `imports.s3` lets it be read."),
                 "collection": _text("Where the images belong; `default` if left out."),
                 "tags": _list("Of every image; may repeat."),
+                "on_copy": _text("As in an upload: `accept`, `flag` or `reject` copies of what the collection has."),
             },
             [],
         )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from imgsim.core.errors import InvalidRequest, SettingsError
 from imgsim.core.ports import ObjectStore
@@ -43,6 +44,12 @@ def check_range(start: int, length: int | None) -> None:
     """``InvalidRequest`` for a negative range."""
     if start < 0 or (length is not None and length < 0):
         raise InvalidRequest(f"A range of {length} bytes from offset {start} cannot be read.")
+
+
+def content_disposition(filename: str, download: bool) -> str:
+    """The header by which a browser shows a file, or saves it."""
+    kind = "attachment" if download else "inline"
+    return f"{kind}; filename*=UTF-8''{quote(filename, safe='')}" if filename else kind
 
 
 def _file(settings: Settings) -> ObjectStore:

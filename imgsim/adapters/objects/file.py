@@ -73,7 +73,7 @@ class FileObjectStore:
             if not reader.ended:
                 await self._in_thread(reader.close)
 
-    async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
+    async def presign_get(self, key: str, seconds: int, filename: str, download: bool = False) -> str | None:
         return None
 
     async def presign_put(

@@ -41,7 +41,7 @@ class MemoryObjectStore:
         for offset in range(start, end, CHUNK_BYTES):
             yield content[offset : min(offset + CHUNK_BYTES, end)]
 
-    async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
+    async def presign_get(self, key: str, seconds: int, filename: str, download: bool = False) -> str | None:
         return None
 
     async def presign_put(

@@ -4,11 +4,10 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, BinaryIO, Self
-from urllib.parse import quote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from imgsim.adapters.objects import CHUNK_BYTES, check_key, check_prefix, check_range, is_key
+from imgsim.adapters.objects import CHUNK_BYTES, check_key, check_prefix, check_range, content_disposition, is_key
 from imgsim.adapters.objects.s3_client import connect, open_session, region_of
 from imgsim.adapters.objects.s3_errors import CALL_SECONDS, http_status, translated
 from imgsim.adapters.objects.s3_location import S3Location
@@ -90,8 +89,8 @@ class S3ObjectStore:
             while chunk := await self._read(key, body):
                 yield chunk
 
-    async def presign_get(self, key: str, seconds: int, filename: str) -> str | None:
-        disposition = f"inline; filename*=UTF-8''{quote(filename, safe='')}" if filename else "inline"
+    async def presign_get(self, key: str, seconds: int, filename: str, download: bool = False) -> str | None:
+        disposition = content_disposition(filename, download)
         target = {**self._object(key), "ResponseContentDisposition": disposition}
         return await self._presign("get_object", target, seconds)
 

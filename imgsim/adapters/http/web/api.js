@@ -64,6 +64,7 @@ export const remove = (path) => ask("DELETE", path);
 
 export const image = (id) => get(`/images/${id}`);
 export const fileOf = (id) => `/images/${id}/file`;
+export const downloadOf = (id) => `/images/${id}/file?download=true`;
 export const thumbnailOf = (id, size) => `/images/${id}/thumbnail?size=${size}`;
 
 /** Delete an image; that it is gone already is no failure. */

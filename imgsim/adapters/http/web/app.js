@@ -19,6 +19,7 @@ import { uploadPanel } from "./upload_panel.js";
 import { uploads } from "./upload_queue.js";
 
 const TITLES = { gallery: "Gallery", search: "Search", duplicates: "Duplicates" };
+const BETWEEN_TRIES = 2000; // milliseconds
 const main = byId("main");
 const quick = byId("quick");
 
@@ -101,11 +102,24 @@ byId("sign-out").addEventListener("click", async () => {
   location.reload();
 });
 
-const session = await api.get("/session");
-if (session.needs_key && !session.signed_in) {
+async function session() {
+  for (;;) {
+    try {
+      return await api.get("/session");
+    } catch (error) {
+      byId("offline").hidden = false;
+      byId("offline").textContent = `${error.message} Trying again…`;
+      await new Promise((resolve) => setTimeout(resolve, BETWEEN_TRIES));
+    }
+  }
+}
+
+const { needs_key: needsKey, signed_in: signedIn } = await session();
+byId("offline").hidden = true;
+if (needsKey && !signedIn) {
   signingIn = true;
   await signIn();
   signingIn = false;
 }
-byId("sign-out").hidden = !session.needs_key;
+byId("sign-out").hidden = !needsKey;
 run();

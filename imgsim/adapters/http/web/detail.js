@@ -167,7 +167,7 @@ export function detailDialog(currentList, returnTo) {
       }),
       el(
         "a",
-        { className: "button", href: api.fileOf(image.id), download: image.filename || image.id },
+        { className: "button", href: api.downloadOf(image.id), download: image.filename || image.id },
         "Download original",
       ),
       button("delete", "Delete", removeThis, "danger quiet"),

@@ -1,5 +1,7 @@
 // The one stream of server-sent events of this page.
 
+import * as api from "./api.js";
+
 const STATES = ["created", "pending", "embedding", "indexing", "done", "deleted"]; // and error
 const REMEMBERED = 5000;
 const HIDDEN_FOR = 30_000; // milliseconds after which a page that nobody sees gives its connection back
@@ -45,8 +47,9 @@ export function connect() {
   source.onerror = (event) => {
     if (event instanceof MessageEvent) return void heard(event); // of an image: its state is called as breaks are
     tell(false);
-    // The browser comes back by itself after a break, but not after an answer such as 503.
+    // The browser comes back by itself after a break, but not after an answer such as 503, or 401 to an ended session.
     if (source?.readyState === EventSource.CLOSED) {
+      askWhetherSignedOut();
       again = setTimeout(connect, delay);
       delay = Math.min(delay * 2, 30_000);
     }
@@ -66,6 +69,12 @@ function heard(message) {
   recent.set(event.id, event);
   if (recent.size > REMEMBERED) recent.delete(recent.keys().next().value);
   for (const listener of listeners) listener(event);
+}
+
+/** The stream does not say why it was refused. */
+async function askWhetherSignedOut() {
+  const session = await api.get("/session").catch(() => null); // away, as the banner says
+  if (session?.needs_key && !session.signed_in) window.dispatchEvent(new Event("signed-out"));
 }
 
 function tell(live) {

@@ -1,4 +1,4 @@
-// Archives and lists: sent as one file, imported by the server, followed by asking.
+// Archives, lists and buckets: sent as one file or an address, imported by the server, followed by asking.
 
 import * as api from "./api.js";
 import { count, plural } from "./format.js";
@@ -8,13 +8,15 @@ const BETWEEN = 1000; // milliseconds
 const MOST_FAILURES = 10; // to ask, one after the other
 
 export const isImport = (file) => IMPORTS.test(file.name);
+export const isBucket = (text) => /^s3:\/\/[^/]/i.test(text);
 
 export function sendImport(row, progress, onRequest) {
   const form = new FormData();
-  for (const name of ["collection", "tags"]) {
+  for (const name of ["collection", "tags", "on_copy"]) {
     for (const each of [row.options[name] ?? []].flat()) if (each) form.append(name, each);
   }
-  form.append("file", row.file, row.name);
+  if (row.file) form.append("file", row.file, row.name);
+  else form.append("url", row.name);
   return api.send("/imports", form, progress, onRequest);
 }
 
@@ -41,6 +43,10 @@ export async function followImport(row, job, changed) {
   return row.job.state === "stopped" ? "stopped" : "done";
 }
 
+/** Those that run on the server, whoever began them. */
+export const runningImports = async () =>
+  (await api.get("/imports")).imports.filter((job) => job.state === "running").reverse();
+
 export const stopImport = (row) => api.remove(`/imports/${row.job.id}`);
 export const reportOf = (row) => `/imports/${row.job.id}/failures`;
 
@@ -50,6 +56,7 @@ function summary(job) {
     `${count(job.indexed)} indexed`,
     job.already_there && `${count(job.already_there)} already there`,
     job.updated && `${count(job.updated)} of them changed`,
+    job.rejected && `${count(job.rejected)} left out`,
     job.not_images && `${count(job.not_images)} no images`,
     job.failed && `${count(job.failed)} failed`,
   ];

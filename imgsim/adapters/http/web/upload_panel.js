@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { byId, el, field, icon, oncePerFrame } from "./dom.js";
 import { count, plural } from "./format.js";
-import { isImport } from "./imports.js";
+import { isBucket, isImport } from "./imports.js";
 import { notice, tellFailure } from "./notices.js";
 import { tagInput } from "./tags.js";
 import { uploads } from "./upload_queue.js";
@@ -31,6 +31,7 @@ export function uploadPanel() {
       ["reject", "Leave them out"],
     ].map(([value, text]) => el("option", { value }, text)),
   );
+  const address = el("input", { type: "text", placeholder: "s3://bucket/prefix", autocomplete: "off" });
   const rows = uploadRows();
   const bar = el("progress", { max: 1, value: 0, "aria-label": "All uploads" });
   const summary = el("p", { className: "summary" });
@@ -73,11 +74,17 @@ export function uploadPanel() {
     el(
       "details",
       { className: "options" },
-      el("summary", {}, "Collection, tags, copies"),
+      el("summary", {}, "Collection, tags, copies, buckets"),
       field("Collection", collection),
       names,
       el("div", { className: "field" }, el("span", { className: "label" }, "Tags for all of them"), tags),
       field("Copies of what is there", onCopy),
+      el(
+        "form",
+        { className: "field", onsubmit: importBucket },
+        field("Import from a bucket, as the server's setting imports.s3 allows", address),
+        el("button", { type: "submit" }, "Import"),
+      ),
     ),
     overview,
     spoken,
@@ -109,9 +116,23 @@ export function uploadPanel() {
     names.replaceChildren(...collections.map((value) => el("option", { value })));
   }
 
+  const optionsNow = () => ({
+    collection: collection.value.trim() || "default",
+    tags: [...tags.tags],
+    on_copy: onCopy.value,
+  });
+
+  function importBucket(event) {
+    event.preventDefault();
+    const text = address.value.trim();
+    if (!isBucket(text)) return notice("The address of a bucket is s3://bucket/prefix.", "bad");
+    uploads.addBucket(text, optionsNow());
+    address.value = "";
+  }
+
   async function take(sources) {
     open();
-    const options = { collection: collection.value.trim() || "default", tags: [...tags.tags], on_copy: onCopy.value };
+    const options = optionsNow();
     let read = 0;
     try {
       for await (const { file, inFolder } of sources) {
@@ -161,6 +182,7 @@ export function uploadPanel() {
     );
   }
   uploads.addEventListener("change", report);
+  uploads.resumeImports().catch(tellFailure);
   opener.addEventListener("click", () => (panel.hidden ? open() : close()));
   return { open, close, take };
 }

@@ -2,10 +2,10 @@
 
 import * as api from "./api.js";
 import { keepOpenWhile, lastEvent, onEvent, onReturn } from "./events.js";
-import { followImport, sendImport } from "./imports.js";
+import { followImport, runningImports, sendImport } from "./imports.js";
 
 const AT_ONCE = 4; // of the six connections of a browser; the others are for events, thumbnails and clicks
-const READ_AT_ONCE = 4;
+const ASKED_AT_ONCE = 4;
 const MOST_TRIES = 4; // to reach a server that does not answer
 const LONGEST_PAUSE = 60;
 
@@ -42,25 +42,34 @@ class UploadQueue extends EventTarget {
 
   /** Take `file` in; `options` are fields of the upload: `collection`, `tags`, `on_copy`. */
   add(file, options, kind = "image") {
-    const row = {
-      kind,
-      file,
-      name: file.name,
-      size: file.size,
-      options,
-      phase: "waiting",
-      sent: 0,
-      state: null,
-      id: null,
-      note: "",
-      error: null,
-      tries: 0,
-    };
-    this.rows.push(row);
-    this.counts.waiting += 1;
-    this.#waiting.push(row);
+    this.#enqueue({ kind, file, name: file.name, size: file.size, options });
+  }
+
+  /** Import what lies at `address`, a bucket. */
+  addBucket(address, options) {
+    this.#enqueue({ kind: "import", file: null, name: address, size: 0, options });
+  }
+
+  /** Show the imports that run on the server since before this page was opened. */
+  async resumeImports() {
+    for (const job of await runningImports()) {
+      if (this.rows.some((row) => row.job?.id === job.id)) continue;
+      const row = this.#begin({ kind: "import", file: null, name: job.source, size: 0, options: {} });
+      this.#follow(row, job);
+    }
+  }
+
+  #enqueue(given) {
+    this.#waiting.push(this.#begin(given));
     this.#next();
     this.#changed();
+  }
+
+  #begin(given) {
+    const row = { phase: "waiting", sent: 0, state: null, id: null, note: "", error: null, tries: 0, ...given };
+    this.rows.push(row);
+    this.counts.waiting += 1;
+    return row;
   }
 
   pass() {
@@ -88,7 +97,10 @@ class UploadQueue extends EventTarget {
   }
 
   retryAll() {
-    for (const row of this.rows) if (row.phase === "error") this.retry(row);
+    return this.#forEach(
+      this.rows.filter((row) => row.phase === "error"),
+      (row) => this.retry(row),
+    );
   }
 
   /** Send nothing more. What was stored is processed. */
@@ -217,16 +229,22 @@ class UploadQueue extends EventTarget {
 
   async #readAgain() {
     const rows = this.rows.filter((row) => row.phase === "processing" && row.kind === "image");
-    const reader = async () => {
-      for (let row = rows.pop(); row; row = rows.pop()) {
-        try {
-          this.#take(row, await api.image(row.id));
-        } catch (error) {
-          if (error.status === 404) this.#hear({ id: row.id, state: "deleted" });
-        }
+    await this.#forEach(rows, async (row) => {
+      try {
+        this.#take(row, await api.image(row.id));
+      } catch (error) {
+        if (error.status === 404) this.#hear({ id: row.id, state: "deleted" });
       }
+    });
+  }
+
+  /** `ask(row)` for each, a few at a time: there may be thousands. */
+  async #forEach(rows, ask) {
+    const left = rows.values();
+    const worker = async () => {
+      for (const row of left) await ask(row);
     };
-    await Promise.all(Array.from({ length: READ_AT_ONCE }, reader));
+    await Promise.all(Array.from({ length: ASKED_AT_ONCE }, worker));
   }
 
   #follow(row, job) {

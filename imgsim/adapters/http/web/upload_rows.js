@@ -59,7 +59,7 @@ function createRow(row) {
   let drawn = "";
   node.update = () => {
     const words = wordsOf(row);
-    bar.hidden = row.phase !== "sending";
+    bar.hidden = row.phase !== "sending" || !row.file;
     bar.value = row.sent;
     if (state.textContent !== words) state.textContent = words;
     const key = `${row.phase} ${row.id} ${row.job?.state} ${row.job?.failed > 0}`;
@@ -80,8 +80,9 @@ function createRow(row) {
 function wordsOf(row) {
   switch (row.phase) {
     case "waiting":
-      return `Waiting, ${bytes(row.size)}`;
+      return row.file ? `Waiting, ${bytes(row.size)}` : "Waiting";
     case "sending":
+      if (!row.file) return "Looking into it";
       return row.sent < 1 ? `Sending, ${Math.floor(row.sent * 100)} % of ${bytes(row.size)}` : "Storing";
     case "processing":
       if (row.kind === "import") return `Importing: ${row.note}`;
