@@ -38,13 +38,16 @@ class PiccoloDuplicates:
         """The groups of both into the one with the lower id; not where a dismissal has one image in each."""
         two = self._session.dialect.one_of([image_id, other])
         both = QueryString("SELECT copy_group FROM copy_member WHERE image {}", two)
+        lower = QueryString("({} ORDER BY copy_group LIMIT 1)", both)
         return QueryString(
-            "UPDATE copy_member SET copy_group = ({} ORDER BY copy_group LIMIT 1) WHERE copy_group IN ({}) "
+            # Only what moves is written: a group may have thousands of members, and each new copy joins it.
+            "UPDATE copy_member SET copy_group = {} WHERE copy_group IN ({}) AND copy_group > {} "
             "AND (SELECT COUNT(*) FROM copy_member WHERE image {}) = 2 AND NOT EXISTS ("
             "SELECT 1 FROM copy_member AS member JOIN not_copies ON not_copies.image = member.image "
             "WHERE member.copy_group IN ({}) GROUP BY not_copies.dismissal HAVING COUNT(*) > 1)",
+            lower,
             both,
-            both,
+            lower,
             two,
             both,
         )
