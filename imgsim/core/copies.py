@@ -26,6 +26,7 @@ when they are also bent: the detail of some agrees as well as that of copies."""
 LEAST_SCORE = 0.6
 """Cosine from which on two images are worth comparing: with the packaged model, 1 copy of 1000 is less like its
 original; other models give higher ones."""
+_NEAREST = 2
 _AT_ONCE = 16
 """Pairs that are compared at once: 1.5 MB each."""
 
@@ -46,6 +47,19 @@ def copies_among(picture: Fingerprint | None, others: Sequence[Fingerprint | Non
         for place, is_copy in zip(places, alike, strict=True):
             found[place] = bool(is_copy)
     return found
+
+
+def first_copies(picture: Fingerprint, others: Sequence[Fingerprint]) -> list[int]:
+    """Places in `others`, nearest first, of copies of `picture`: those that the hash tells, else those among the
+    nearest two, else those among the rest. Laying pictures over each other takes time; finding one copy is enough
+    to know its group."""
+    if others and (alike := np.flatnonzero(_alike(picture, others))).size:
+        return [int(place) for place in alike]
+    for start, end in ((0, _NEAREST), (_NEAREST, len(others))):
+        found = copies_among(picture, others[start:end])
+        if any(found):
+            return [start + place for place, is_copy in enumerate(found) if is_copy]
+    return []
 
 
 def fingerprint_of(image: Image) -> Fingerprint | None:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from imgsim import hookimpl
-from imgsim.core.copies import LEAST_SCORE, bits_apart, copies_among, fingerprint_of
+from imgsim.core.copies import LEAST_SCORE, bits_apart, fingerprint_of, first_copies
 from imgsim.core.errors import ImageRejected, RetryLater
 from imgsim.core.fingerprints import Fingerprint
 from imgsim.core.models import Hit, Image, ImageState, OnCopy, SearchFilter
@@ -34,30 +34,41 @@ class CopiesStage:
         self._known = known
 
     async def run(self, ctx: StageContext) -> dict[str, Any] | None:
-        """The copies with their scores and how many bits of PDQ differ; None where there are none.
+        """Copies with their scores and how many bits of PDQ differ, at least one where there are any; else None.
 
         Raises ``ImageRejected`` for an upload with ``on_copy=reject`` that is one.
         """
         mine = self._known.get(ctx.image.id) or Fingerprint.from_json(ctx.results.get("fingerprint"))
         if mine is None or not (neighbours := await self._neighbours(ctx)):
             return None
-        ids = [hit.id for hit in neighbours]
-        fingerprints = await self._fingerprints(ctx, ids)
-        distances = await asyncio.to_thread(_distances, mine, [fingerprints[image_id] for image_id in ids])
-        copies = {image_id: bits for image_id, bits in zip(ids, distances, strict=True) if bits is not None}
-        # The rows say which of them are still there, and were not rejected.
-        images = await ctx.ports.images.get_many(list(copies)) if copies else {}
-        there = [image for image in images.values() if image.searchable or image.state is not ImageState.DONE]
-        if not there:
+        fingerprints = await self._fingerprints(ctx, [hit.id for hit in neighbours])
+        copies = await self._copies(ctx, mine, list(fingerprints.items()))
+        if not copies:
             return None
         if ctx.image.on_copy is not OnCopy.ACCEPT:
-            await self._settle(ctx, there)
-        await ctx.ports.images.note_copies(ctx.image.id, [image.id for image in there])
+            await self._settle(ctx, copies)
+        await ctx.ports.images.note_copies(ctx.image.id, [image.id for image in copies])
         scores = {hit.id: round(hit.score, 4) for hit in neighbours}
-        best = sorted((image.id for image in there), key=lambda image_id: (-scores[image_id], image_id))
-        return {"of": [{"id": str(each), "score": scores[each], "distance": copies[each]} for each in best]}
+        distances = {image.id: int(bits_apart(mine, [fingerprints[image.id]])[0]) for image in copies}
+        best = sorted(distances, key=lambda image_id: (-scores[image_id], image_id))
+        return {"of": [{"id": str(each), "score": scores[each], "distance": distances[each]} for each in best]}
 
-    async def _fingerprints(self, ctx: StageContext, ids: Sequence[UUID]) -> Mapping[UUID, Fingerprint | None]:
+    async def _copies(
+        self, ctx: StageContext, mine: Fingerprint, others: Sequence[tuple[UUID, Fingerprint]]
+    ) -> Sequence[Image]:
+        """The first found of `others`, nearest first: one joins the image to the group, whose others need no look."""
+        while others:
+            found = await asyncio.to_thread(first_copies, mine, [fingerprint for _, fingerprint in others])
+            # The rows say which of them are still there, and were not rejected.
+            images = await ctx.ports.images.get_many([others[place][0] for place in found]) if found else {}
+            there = [image for image in images.values() if image.searchable or image.state is not ImageState.DONE]
+            if there or not found:
+                return there
+            others = [other for place, other in enumerate(others) if place not in found]
+        return []
+
+    async def _fingerprints(self, ctx: StageContext, ids: Sequence[UUID]) -> Mapping[UUID, Fingerprint]:
+        """Of those that have one, in the order of `ids`."""
         found = {image_id: self._known.get(image_id) for image_id in ids}
         missing = [image_id for image_id in ids if found[image_id] is None]
         if missing:
@@ -65,7 +76,7 @@ class CopiesStage:
                 if fingerprint := fingerprint_of(image):
                     found[image.id] = fingerprint
                     self._known.put(image.id, fingerprint)
-        return found
+        return {image_id: fingerprint for image_id, fingerprint in found.items() if fingerprint}
 
     async def _neighbours(self, ctx: StageContext) -> Sequence[Hit]:
         if ctx.embedding is None:
@@ -95,14 +106,6 @@ class CopiesStage:
         image = await ctx.ports.images.get(ctx.image.id)
         if TAG not in image.tags:
             await ctx.ports.images.update(image.id, tags=[*image.tags, TAG])
-
-
-def _distances(mine: Fingerprint, others: Sequence[Fingerprint | None]) -> list[int | None]:
-    """How many bits of PDQ differ in each of `others` that is a copy; None for the rest. In a thread."""
-    return [
-        int(bits_apart(mine, [other])[0]) if is_copy and other else None
-        for other, is_copy in zip(others, copies_among(mine, others), strict=True)
-    ]
 
 
 @hookimpl

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from imgsim.adapters.embedding.onnx_session import open_session
 from imgsim.adapters.embedding.packaged import WEIGHTS, preprocess
 from imgsim.adapters.images import read_image
-from imgsim.core.copies import MOST_BITS, bits_apart, copies_among
+from imgsim.core.copies import MOST_BITS, bits_apart, first_copies
 from imgsim.core.fingerprints import Fingerprint
 from imgsim.fingerprints import take_fingerprint
 from tests.benchmarks.changed import changed
@@ -57,6 +57,8 @@ def measure(folder: Path) -> list[Row]:
         scores[output] = (rows @ columns.T).astype(float)
     for row, picture in enumerate(pictures):
         near = np.argsort(-scores["embedding"][row])[: NEIGHBOURS + 1]
+        if not picture.way:  # which is among the photographs itself
+            near = near[near != picture.original]
         _compare(picture, photographs, near, {signal: scores[signal][row] for signal in ("pdq", "pdq8", "rule")})
     own = np.array([picture.original for picture in pictures])
     ways = np.array([picture.way for picture in pictures])
@@ -82,12 +84,14 @@ def _compare(
     picture: Picture, photographs: Sequence[Picture], near: NDArray[np.intp], scores: Mapping[str, NDArray[np.float64]]
 ) -> None:
     """Fill in the `scores` of `picture` with the photographs that are near."""
-    others = [photographs[place].fingerprint for place in near]
-    scores["rule"][near] = copies_among(picture.fingerprint, others)
-    for place, other in zip(near, others, strict=True):
-        if picture.fingerprint and other:
-            scores["pdq"][place] = -int((picture.fingerprint.pdq != other.pdq).sum())
-            scores["pdq8"][place] = -int(bits_apart(picture.fingerprint, [other])[0])
+    if picture.fingerprint is None:
+        return
+    others = {int(place): other for place in near if (other := photographs[place].fingerprint)}
+    places = list(others)
+    scores["rule"][[places[found] for found in first_copies(picture.fingerprint, list(others.values()))]] = 1
+    for place, other in others.items():
+        scores["pdq"][place] = -int((picture.fingerprint.pdq != other.pdq).sum())
+        scores["pdq8"][place] = -int(bits_apart(picture.fingerprint, [other])[0])
 
 
 def _called(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imgsim.adapters.images import read_image
-from imgsim.core.copies import bits_apart, copies_among
+from imgsim.core.copies import MOST_BITS, bits_apart, copies_among, first_copies
 from imgsim.core.fingerprints import Fingerprint
 from imgsim.core.models import Picture
 from imgsim.fingerprints import take_fingerprint
@@ -108,3 +108,17 @@ def test_gradients_and_noise_are_no_copies_of_each_other() -> None:
     for pictures in (skies, noise):
         first, *rest = [taken(picture) for picture in pictures]
         assert copies_among(first, rest) == [False] * len(rest)
+
+
+def test_the_first_copies_are_those_that_cost_least_to_tell(photos: list[Path]) -> None:
+    picture = picture_of(photos[40])
+    height, width, _ = picture.shape
+    fingerprint, half = taken(picture), taken(np.ascontiguousarray(picture[::2, ::2]))
+    cut = taken(np.ascontiguousarray(picture[height // 10 :, width // 10 :]))
+    another, third = (taken(picture_of(photos[place])) for place in (0, 20))
+    assert bits_apart(fingerprint, [cut])[0] > MOST_BITS  # told by laying one over the other alone
+    assert first_copies(fingerprint, [cut, another, half]) == [2]
+    assert first_copies(fingerprint, [another, cut, cut]) == [1]
+    assert first_copies(fingerprint, [another, third, cut]) == [2]
+    assert first_copies(fingerprint, [another, third]) == []
+    assert first_copies(fingerprint, []) == []
