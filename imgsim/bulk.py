@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from imgsim.bulk_report import BulkReport, Failure
+from imgsim.bulk_report import BulkReport
 from imgsim.core.errors import ImgsimError, Unavailable
+from imgsim.core.imports import Failure
 from imgsim.core.models import ImageState, OnCopy
 from imgsim.core.services.ingest import valid_on_copy
 from imgsim.sources import Item, Source

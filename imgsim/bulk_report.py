@@ -8,17 +8,10 @@ from typing import Any, Self
 
 import msgspec
 
+from imgsim.core.imports import Failure
+
 SHOWN = 100
 """Failures that a report holds; ``FailureLog`` keeps all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    source: str
-    """Path, URL or the like."""
-    reason: str
-    type: str
-    """As ``type`` of an HTTP error, or of an image's error; ``unreadable`` for what the system could not read."""
 
 
 @dataclass(slots=True)

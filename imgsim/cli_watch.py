@@ -20,8 +20,9 @@ from imgsim.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from imgsim.bulk_report import BulkReport, Failure
+    from imgsim.bulk_report import BulkReport
     from imgsim.core.errors import Unavailable
+    from imgsim.core.imports import Failure
     from imgsim.sources import Item
 
 

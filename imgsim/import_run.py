@@ -5,53 +5,15 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
-from uuid import UUID
 
 from imgsim.bulk import BulkImport
-from imgsim.bulk_report import Failure, FailureLog
+from imgsim.bulk_report import FailureLog
+from imgsim.core.imports import ImportState, ImportStatus
 from imgsim.core.models import new_image_id
 from imgsim.sources import Item, Source
 
 log = logging.getLogger("imgsim.imports")
-
-
-class ImportState(StrEnum):
-    RUNNING = "running"
-    DONE = "done"  # all that there was was looked at
-    STOPPED = "stopped"  # something is left; send it again to go on
-
-
-@dataclass(frozen=True, slots=True)
-class ImportStatus:
-    """How far an import is. `failures` are the first 100."""
-
-    id: UUID
-    state: ImportState
-    source: str
-    """Name of the file, or URL of the bucket."""
-    collection: str
-    tags: Sequence[str]
-    total: int | None
-    """How many there are, where that is known before the end."""
-    seen: int
-    indexed: int
-    already_there: int
-    updated: int
-    """Of those: images that got tags or metadata of the table."""
-    rejected: int
-    """Stored, but rejected by a stage, and so not to be found."""
-    not_images: int
-    failed: int
-    pending: int
-    """Uploaded, and not waited for, as the import was to stop."""
-    failures: Sequence[Failure]
-    reason: str | None
-    """Why it stopped."""
-    created_at: datetime
-    ended_at: datetime | None
 
 
 class ImportRun:

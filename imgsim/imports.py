@@ -18,9 +18,10 @@ from uuid import UUID
 from imgsim.bulk import BulkImport, Uploads
 from imgsim.bulk_report import FailureLog
 from imgsim.core.errors import ImportNotFound, InvalidRequest, Overloaded, Unavailable
+from imgsim.core.imports import ImportState, ImportStatus
 from imgsim.core.models import OnCopy
 from imgsim.core.services.ingest import valid_collection, valid_on_copy, valid_tags
-from imgsim.import_run import Begun, ImportRun, ImportState, ImportStatus
+from imgsim.import_run import Begun, ImportRun
 from imgsim.sources import Reach, Source, source_at, source_in
 from imgsim.sources.source import in_thread
 

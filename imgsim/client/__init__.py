@@ -15,6 +15,7 @@ from imgsim.client.calls import AsyncClient
 from imgsim.client.errors import ClientError, NotFinished
 from imgsim.client.models import Encoded, Example, Filters, Health, Readiness
 from imgsim.client.sources import Source
+from imgsim.core.imports import Failure, ImportState, ImportStatus
 from imgsim.core.models import DuplicateGroup, Image, ImageEvent, ImageState, SearchAnswer, SearchHit
 
 __all__ = [
@@ -24,11 +25,14 @@ __all__ = [
     "DuplicateGroup",
     "Encoded",
     "Example",
+    "Failure",
     "Filters",
     "Health",
     "Image",
     "ImageEvent",
     "ImageState",
+    "ImportState",
+    "ImportStatus",
     "NotFinished",
     "Readiness",
     "SearchAnswer",

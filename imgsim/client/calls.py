@@ -10,6 +10,7 @@ from imgsim.client.caller import path_of
 from imgsim.client.connection import Call, options
 from imgsim.client.exchange import Asynchronous
 from imgsim.client.image_calls import ImageCalls
+from imgsim.client.import_calls import ImportCalls
 from imgsim.client.models import Health, Id, Readiness
 from imgsim.client.search_calls import SearchCalls
 from imgsim.client.server_events import messages
@@ -20,7 +21,7 @@ _SECONDS_TO_LISTEN_ANEW = 0.5
 _ENDS = ("done", "error", "deleted")
 
 
-class Calls(ImageCalls, SearchCalls):
+class Calls(ImageCalls, SearchCalls, ImportCalls):
     async def events(self, image_id: Id | None = None) -> AsyncGenerator[ImageEvent, None]:
         """State changes: of one image, beginning with its present state, until it is at rest; or of all, without end.
 

@@ -3,7 +3,9 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any, Unpack
+from urllib.parse import quote
 
+import msgspec
 import numpy as np
 
 from imgsim.client.caller import Caller, path_of
@@ -17,6 +19,10 @@ from imgsim.core.models import DuplicateGroup, DuplicatePage, SearchAnswer
 
 _MOST_ENCODED = 64
 _RAW = {"Accept": "application/octet-stream"}
+
+
+class _CollectionList(msgspec.Struct):
+    collections: list[str]
 
 
 class SearchCalls(Caller):
@@ -97,6 +103,16 @@ class SearchCalls(Caller):
             async for page in pages:
                 for group in page.groups:
                     yield group
+
+    async def dismiss(self, group_id: Id) -> None:
+        """The images of this group are no duplicates, and never come into one again. ``GroupNotFound``."""
+        answer = await self._connection.call(Call("POST", f"/duplicates/{quote(str(group_id), safe='')}/dismiss"), 404)
+        if answer.response.status_code == 404 and answer.attempts == 1:
+            raise answer.refusal()
+
+    async def collections(self) -> Sequence[str]:
+        """The names of those that have images, sorted."""
+        return (await self._connection.call(Call("GET", "/collections"))).decode(_CollectionList).collections
 
 
 def _vectors(answer: Answer) -> Encoded:

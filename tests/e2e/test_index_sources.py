@@ -16,7 +16,8 @@ import boto3
 import pytest
 
 from imgsim.bulk import BulkImport
-from imgsim.bulk_report import SHOWN, Failure
+from imgsim.bulk_report import SHOWN
+from imgsim.core.imports import Failure
 from imgsim.sources import SourceChain
 from imgsim.sources.source import failing
 from tests.e2e.test_cli import QUICK, command, end, environment, quickly, run, start, until

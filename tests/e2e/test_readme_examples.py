@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def test_the_http_examples_run(server: ImgsimServer, photos: list[Path], tmp_pat
 def test_the_client_example_runs(server: ImgsimServer, photos: list[Path], tmp_path: Path) -> None:
     shutil.copy(photos[2], tmp_path / "cat.jpg")
     shutil.copy(photos[3], tmp_path / "dog.jpg")
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as album:
+        album.write(photos[4], "other.jpg")
     (script,) = code_blocks("python", after="<!-- client example -->")
     ran = subprocess.run(
         [sys.executable, "-c", script],
@@ -48,7 +51,8 @@ def test_the_client_example_runs(server: ImgsimServer, photos: list[Path], tmp_p
     lines = ran.stdout.splitlines()
     assert lines[0].startswith("done ")
     assert "dog.jpg" in lines[1]
-    assert lines[-2] == "done"
+    assert lines[-4:-2] == ["done", "done 1 []"]
+    assert "'pets'" in lines[-2]
     assert lines[-1].startswith("404 urn:imgsim:error:image-not-found No image has the id")
     assert (tmp_path / "copy.jpg").read_bytes() == photos[2].read_bytes()
     assert (tmp_path / "small.webp").read_bytes()[8:12] == b"WEBP"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -19,9 +20,10 @@ from uuid import uuid4
 
 import httpx
 import numpy as np
+import PIL.Image
 import pytest
 
-from imgsim.client import AsyncClient, Client, ClientError, Image, ImageState, NotFinished
+from imgsim.client import AsyncClient, Client, ClientError, Image, ImageState, ImportState, NotFinished
 from imgsim.client.connection import _retry_after
 from imgsim.core.errors import ImageNotFound, InvalidRequest, UnsupportedImage, WrongState
 from tests.processes import ImgsimServer
@@ -137,6 +139,57 @@ def test_a_list_goes_over_all_pages(client: Client, collection: str, photos: lis
         images = paged.list(collection=collection)
         assert next(images).id == uploaded[-1]
     assert len(pages) == 4
+
+
+def test_an_archive_is_imported_and_followed_to_its_end(client: Client, collection: str, photos: list[Path]) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.write(photos[0], "a.jpg")
+        archive.write(photos[1], "b.jpg")
+        archive.writestr("broken.jpg", photos[2].read_bytes()[:900])
+    album = out.getvalue()
+    ended = client.start_import(
+        album, filename="album.zip", collection=collection, tags=["x", "y"], wait=True, timeout=60
+    )
+    assert (ended.state, ended.indexed, ended.failed, ended.tags) == (ImportState.DONE, 2, 1, ["x", "y"])
+    assert [failure.source for failure in client.import_failures(ended.id)] == ["album.zip/broken.jpg"]
+    assert client.get_import(ended.id) == ended
+    assert ended in client.imports()
+    assert client.stop_import(ended.id) == ended  # it is over
+    assert collection in client.collections()
+    with pytest.raises(ClientError, match=r"imports\.s3"):
+        client.start_import(url="s3://somewhere/else")
+    with pytest.raises(ClientError) as refused:
+        client.get_import(uuid4())
+    assert (refused.value.status, refused.value.type) == (404, "urn:imgsim:error:import-not-found")
+
+
+def test_an_import_whose_answer_is_lost_is_not_begun_twice(
+    server: ImgsimServer, collection: str, photos: list[Path]
+) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.write(photos[0], "a.jpg")
+    with cutting(server, 1) as proxy, Client(proxy.url) as client:
+        with pytest.raises(ClientError):
+            client.start_import(out.getvalue(), filename="lost.zip", collection=collection)
+        (begun,) = [each for each in client.imports() if each.collection == collection]
+        assert client.wait_for_import(begun.id, timeout=30).indexed == 1
+
+
+def test_a_dismissal_whose_answer_is_lost_is_done(server: ImgsimServer, collection: str, photos: list[Path]) -> None:
+    with cutting(server, 1, "POST") as proxy, Client(proxy.url) as lossy, Client(server.url) as client:
+        half = io.BytesIO()
+        with PIL.Image.open(photos[0]) as photo:
+            photo.reduce(2).save(half, "JPEG")
+        for data in (photos[0].read_bytes(), half.getvalue()):
+            client.upload(data, filename="a.jpg", collection=collection, wait=True)
+        (group,) = client.duplicates(collection=collection)
+        lossy.dismiss(group.id)
+        assert list(client.duplicates(collection=collection)) == []
+        with pytest.raises(ClientError) as gone:
+            client.dismiss(group.id)
+        assert gone.value.status == 404
 
 
 def test_health_readiness_and_metrics(client: Client) -> None:

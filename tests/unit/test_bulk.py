@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imgsim.bulk import BulkImport
-from imgsim.bulk_report import Failure
 from imgsim.core.errors import Unavailable
+from imgsim.core.imports import Failure
 from imgsim.sources import Item
 from imgsim.sources.source import failing, opening
 

@@ -15,8 +15,8 @@ from imgsim.adapters.http.bodies import AnyRequest, Form
 from imgsim.adapters.http.large_forms import read_large_form
 from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
+from imgsim.core.imports import ImportStatus
 from imgsim.core.models import OnCopy
-from imgsim.import_run import ImportStatus
 from imgsim.imports import Given
 from imgsim.sources import check_name
 
