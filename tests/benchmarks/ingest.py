@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 
 def each_model_and_size(options: argparse.Namespace, measure: Measure) -> Iterator[Row]:
-    for model in open_models(options.models, options.cache):
+    for model in open_models(options.models, options.cache, options.precision):
         for size in options.sizes.split(","):
             yield {"name": f"{size}, {model.name}", **measure(model, size, options)}
 

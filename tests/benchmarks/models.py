@@ -41,20 +41,20 @@ class Model:
             yield partial(portal.call, embedder.embed_images)
 
 
-def open_models(names: str, cache: Path) -> list[Model]:
+def open_models(names: str, cache: Path, precision: str) -> list[Model]:
     """By names with commas between: the packaged model, or architectures of open_clip with random weights, which are
-    made once below `cache`."""
-    return [_open_model(name, cache) for name in names.split(",")]
+    made once below `cache`, and computed in `precision` where these let them."""
+    return [_open_model(name, cache, precision) for name in names.split(",")]
 
 
-def _open_model(name: str, cache: Path) -> Model:
+def _open_model(name: str, cache: Path, precision: str) -> Model:
     if name == PACKAGED:
         return Model(name, {"model": name})
     weights = cache / f"{name}.pt"
     if not weights.exists():
         cache.mkdir(parents=True, exist_ok=True)
         _make_weights(name, weights)
-    settings = {"model": f"{name}/{weights}"}
+    settings = {"model": f"{name}/{weights}", "precision": precision}
     if "cache_dir" in Embedding.model_fields:  # what is computed from the weights once, is there for every server
         settings["cache_dir"] = str(cache / "models")
     return Model(name, settings)
