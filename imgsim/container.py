@@ -32,6 +32,7 @@ from imgsim.core.events import EventBus
 from imgsim.core.models import Picture
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import Embedder
+from imgsim.core.precedence import Precedence
 from imgsim.core.services import (
     DirectUploadService,
     DuplicatesService,
@@ -182,6 +183,7 @@ class Container(containers.DeclarativeContainer):
         allow_private=settings.provided.fetch.allow_private,
     )
 
+    precedence = providers.Singleton(Precedence)
     ingest = providers.Singleton(
         IngestService,
         objects=objects,
@@ -190,6 +192,7 @@ class Container(containers.DeclarativeContainer):
         reader=reader,
         events=events,
         pictures=pictures,
+        precedence=precedence,
         max_bytes=settings.provided.upload.max_bytes,
     )
     direct = providers.Singleton(
@@ -207,6 +210,7 @@ class Container(containers.DeclarativeContainer):
         images=images,
         vectors=vectors,
         embedder=embedder,
+        precedence=precedence,
         fingerprint=providers.Object(take_fingerprint),
     )
     duplicates = providers.Singleton(DuplicatesService, images=images)
@@ -261,6 +265,7 @@ class Container(containers.DeclarativeContainer):
         reader=reader,
         events=events,
         pictures=pictures,
+        precedence=precedence,
         policy=providers.Singleton(_policy, settings),
         owner=providers.Callable(_owner),
         observe=metrics.provided.observe_stage,

@@ -26,6 +26,7 @@ from imgsim.core.errors import (
 from imgsim.core.events import EventBus
 from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageEvent
 from imgsim.core.pictures import PictureBuffer
+from imgsim.core.precedence import Precedence
 from imgsim.core.services.ingest import ImageReader
 from imgsim.core.services.payload import index_payload
 from imgsim.pipeline.gate import Gate
@@ -78,6 +79,7 @@ class Runner:
         reader: ImageReader,
         events: EventBus,
         pictures: PictureBuffer,
+        precedence: Precedence,
         policy: RunPolicy,
         owner: str,
         observe: Observer,
@@ -88,6 +90,7 @@ class Runner:
         self._reader = reader
         self._events = events
         self._pictures = pictures
+        self._precedence = precedence
         self._policy = policy
         self._observe = observe
         self._held: dict[UUID, asyncio.Task[None]] = {}
@@ -325,6 +328,7 @@ class Runner:
 
     async def _run(self, stage: Stage, ctx: StageContext) -> Any:
         """One stage, with its timeout and its retries within this attempt."""
+        await self._precedence.let_pass()
         retries = self._policy.retries_of(stage.name)
         for again in range(retries, -1, -1):
             started = time.perf_counter()

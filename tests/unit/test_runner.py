@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ from imgsim.core.models import (
     original_key,
 )
 from imgsim.core.pictures import PictureBuffer
+from imgsim.core.precedence import Precedence
 from imgsim.core.services import IngestService
 from imgsim.pipeline.runner import Runner, RunPolicy
 from imgsim.pipeline.stage import Ports, StageContext
@@ -183,7 +185,7 @@ class Bench:
         self.vectors = Index(AsyncQdrantClient(":memory:"))
         self.embedder: ColourEmbedder = ColourEmbedder()
         self.reader = ImageReader(max_pixels=10_000, min_side=128, threads=1)
-        self.events, self.pictures = EventBus(), PictureBuffer(1 << 20)
+        self.events, self.pictures, self.precedence = EventBus(), PictureBuffer(1 << 20), Precedence()
         self.observed: list[tuple[str, str]] = []
         self._uploaded = 0
         self.ingest = IngestService(
@@ -193,6 +195,7 @@ class Bench:
             reader=self.reader,
             events=self.events,
             pictures=self.pictures,
+            precedence=self.precedence,
             max_bytes=100_000,
         )
 
@@ -212,6 +215,7 @@ class Bench:
             reader=self.reader,
             events=self.events,
             pictures=self.pictures,
+            precedence=self.precedence,
             policy=RunPolicy(lease, attempts, backoff, lambda name: timeout, lambda name: retries),
             owner=owner,
             observe=lambda stage, seconds, outcome: self.observed.append((stage, outcome)),
@@ -919,3 +923,29 @@ async def test_hurrying_ends_the_drain_and_leaves_the_work_to_be_handed_back(ben
 async def test_draining_an_idle_runner_returns_at_once(bench: Bench) -> None:
     async with asyncio.timeout(10):
         await bench.runner().drain(1000)
+
+
+async def test_steps_let_a_search_pass_but_not_for_ever(bench: Bench) -> None:
+    begun: list[float] = []
+
+    class Step:
+        name = "step"
+
+        async def run(self, ctx: StageContext) -> None:
+            begun.append(time.monotonic())
+
+    runner = bench.runner(Step())
+    first, second = await bench.upload(), await bench.upload()
+    with bench.precedence.search():
+        processing = asyncio.create_task(runner.process([first]))
+        await asyncio.sleep(0.02)
+        assert not begun
+        with bench.precedence.search():  # somebody else's
+            pass
+        await asyncio.sleep(0)
+        assert not begun
+    await processing
+    assert len(begun) == 1
+    with bench.precedence.search():  # it does not end
+        await asyncio.wait_for(runner.process([second]), 5)
+    assert len(begun) == 2

@@ -27,6 +27,7 @@ from imgsim.core.models import (
 )
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.ports import ImageRepository, JobQueue, ObjectStore
+from imgsim.core.precedence import Precedence
 
 log = logging.getLogger("imgsim.ingest")
 
@@ -70,6 +71,7 @@ class IngestService:
         reader: ImageReader,
         events: EventBus,
         pictures: PictureBuffer,
+        precedence: Precedence,
         max_bytes: int,
     ) -> None:
         self._objects = objects
@@ -78,6 +80,7 @@ class IngestService:
         self._reader = reader
         self._events = events
         self._pictures = pictures
+        self._precedence = precedence
         self._max_bytes = max_bytes
         self._rung: list[UUID] = []
         self._marking: asyncio.Task[None] | None = None
@@ -109,6 +112,7 @@ class IngestService:
         if existing is not None:
             return replace(existing, duplicate=True)
         async with self._pictures.room(_LONGEST_WAIT_FOR_ROOM):
+            await self._precedence.let_pass()
             found = await self._reader.inspect(file)
             image = new_image(
                 new_image_id(),

@@ -4,8 +4,10 @@ import asyncio
 import base64
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 from uuid import UUID
 
 import numpy as np
@@ -16,8 +18,11 @@ from imgsim.core.filters import valid_filter
 from imgsim.core.fingerprints import Fingerprint
 from imgsim.core.models import Example, Hit, Image, Picture, SearchAnswer, SearchFilter, SearchHit, Vector
 from imgsim.core.ports import Embedder, ImageRepository, VectorIndex
+from imgsim.core.precedence import Precedence
 from imgsim.core.services.matches import Sample
 from imgsim.core.services.percentiles import Percentiles
+
+P = ParamSpec("P")
 
 # Hits asked for beyond the page: room for ties at its end and for images deleted a moment ago.
 _SLACK = 1
@@ -38,21 +43,37 @@ class Page:
     exact: bool = False
 
 
+def _goes_first(
+    search: Callable[Concatenate["SearchService", P], Awaitable[SearchAnswer]],
+) -> Callable[Concatenate["SearchService", P], Coroutine[Any, Any, SearchAnswer]]:
+    @wraps(search)
+    async def method(service: "SearchService", /, *arguments: P.args, **named: P.kwargs) -> SearchAnswer:
+        with service.precedence.search():
+            return await search(service, *arguments, **named)
+
+    return method
+
+
 class SearchService:
+    """While one of its searches is under way, other work lets it pass."""
+
     def __init__(
         self,
         *,
         images: ImageRepository,
         vectors: VectorIndex,
         embedder: Embedder,
+        precedence: Precedence,
         fingerprint: Callable[[Picture], Fingerprint | None],
     ) -> None:
         self._fingerprint = fingerprint
         self._images = images
         self._vectors = vectors
         self._embedder = embedder
+        self.precedence = precedence
         self._percentiles = Percentiles(vectors)
 
+    @_goes_first
     async def similar(self, image_id: UUID, page: Page, where: SearchFilter) -> SearchAnswer:
         """Images like this one, which is not among them, of its own collection, whatever `where` says of that.
 
@@ -70,17 +91,20 @@ class SearchService:
         where = replace(where, collection=image.collection)
         return await self._answer(vector, where, page, exclude={image_id}, sample=Sample.of(image))
 
+    @_goes_first
     async def by_picture(self, picture: Picture, page: Page, where: SearchFilter, sha256: str = "") -> SearchAnswer:
         """`sha256`: the hex digest of the file that `picture` was read from, to tell identical bytes by."""
         vectors = await self._embedder.embed_images([picture], urgent=True)
         sample = Sample(sha256, lambda: self._fingerprint(picture))
         return await self._answer(vectors[0], where, page, sample=sample)
 
+    @_goes_first
     async def by_text(self, text: str, page: Page, where: SearchFilter) -> SearchAnswer:
         """Without percentiles: no text is as near to a picture as two pictures are to each other."""
         vectors = await self._embedder.embed_texts([text])
         return await self._answer(vectors[0], where, page, percentiles=False)
 
+    @_goes_first
     async def by_examples(
         self, positive: Sequence[Example], negative: Sequence[Example], page: Page, where: SearchFilter
     ) -> SearchAnswer:
