@@ -72,8 +72,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--precision",
         choices=["fp32", "int8"],
         default="fp32",
-        help="of architectures of open_clip; int8 from the second run on, as the first has the photographs that say "
-        "whether it may be used (default fp32)",
+        help="of architectures of open_clip; int8 where it passes the gate on the photographs (default fp32)",
     )
     parser.add_argument("--photos", type=int, default=600, help="photographs to ingest (default 600)")
     parser.add_argument("--sizes", default="640x480,2048x1536,4000x3000", help="of the photographs, comma separated")

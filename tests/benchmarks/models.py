@@ -1,5 +1,6 @@
 """The models that are measured: the packaged one, and architectures of open_clip with random weights."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,16 @@ import onnxruntime
 from anyio.from_thread import start_blocking_portal
 
 from imgsim.adapters.embedding import EMBEDDERS, PACKAGED
+from imgsim.adapters.embedding.onnx_cache import ModelCache
+from imgsim.adapters.embedding.onnx_int8 import SAMPLE, prepare_int8
 from imgsim.adapters.embedding.packaged import WEIGHTS, squash
+from imgsim.adapters.images import read_image
 from imgsim.core.models import Picture
 from imgsim.settings import Embedding, load_settings
 from tests.benchmarks.floor import Embed
+from tests.benchmarks.photographs import make_photographs
+
+_SMALLEST_SIDE, _SIZE = 448, (640, 480)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,18 @@ def _open_model(name: str, cache: Path, precision: str) -> Model:
     settings = {"model": f"{name}/{weights}", "precision": precision}
     if "cache_dir" in Embedding.model_fields:  # what is computed from the weights once, is there for every server
         settings["cache_dir"] = str(cache / "models")
+    if precision == "int8":
+        _judge_int8(settings)
     return Model(name, settings)
+
+
+def _judge_int8(settings: Mapping[str, str]) -> None:
+    """What a server does by the first pictures that come, so that int8 counts from the first server on."""
+    found = (read_image(photo, 10**8, _SMALLEST_SIDE) for photo in make_photographs(SAMPLE, _SIZE))
+    pictures = [each.picture for each in found if each]
+    verdict = asyncio.run(prepare_int8(settings["model"], ModelCache(Path(settings["cache_dir"])), pictures))
+    if not verdict.passed:
+        raise SystemExit(f"int8 did not pass the gate: {verdict}")
 
 
 def _make_weights(architecture: str, file: Path) -> None:
