@@ -56,7 +56,8 @@ class Uploads(Protocol):
 
 
 class BulkImport:
-    """`on_progress` is told after each item, `on_indexed` of each that was new, `on_pause` when a part is away and is
+    """`on_progress` is told after each item, `on_indexed` of each that was new, `on_rejected` of each that
+    was and that a stage rejected, `on_pause` when a part is away and is
     waited for; `on_failure`, in a thread, of every failure."""
 
     def __init__(
@@ -70,6 +71,7 @@ class BulkImport:
         pauses: Iterable[float] = PAUSES,
         on_progress: Callable[[BulkReport], None] = lambda report: None,
         on_indexed: Callable[[Item], None] = lambda item: None,
+        on_rejected: Callable[[Item], None] = lambda item: None,
         on_pause: Callable[[Unavailable], None] = lambda error: None,
         on_failure: Callable[[Failure], None] = lambda failure: None,
     ) -> None:
@@ -82,6 +84,7 @@ class BulkImport:
         self._pauses = pauses
         self._on_progress = on_progress
         self._on_indexed = on_indexed
+        self._on_rejected = on_rejected
         self._on_pause = on_pause
         self._on_failure = on_failure
         self._stopping = False
@@ -180,6 +183,7 @@ class BulkImport:
             self.report.already_there += 1
         elif image["embedding"] is None:
             self.report.rejected += 1
+            self._on_rejected(item)
         else:
             self.report.indexed += 1
             self._on_indexed(item)

@@ -85,6 +85,7 @@ def watch(
                 on_copy=on_copy,
                 pauses=_Forever(),
                 on_indexed=teller.indexed,
+                on_rejected=teller.rejected,
                 on_pause=teller.waits,
                 on_failure=teller.failed,
             )
@@ -133,6 +134,9 @@ class _Teller:
     def indexed(self, item: "Item") -> None:
         self._away = ""
         self.say(f"indexed {item.label}")
+
+    def rejected(self, item: "Item") -> None:
+        self.say(f"rejected {item.label}")
 
     def failed(self, failure: "Failure") -> None:
         self.say(f"failed {failure.source}: {failure.reason}")

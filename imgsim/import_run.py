@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from imgsim.bulk import BulkImport
 from imgsim.bulk_report import FailureLog
 from imgsim.core.imports import ImportState, ImportStatus
-from imgsim.core.models import new_image_id
+from imgsim.core.models import OnCopy, new_image_id
 from imgsim.sources import Item, Source
 
 log = logging.getLogger("imgsim.imports")
@@ -27,6 +27,7 @@ class ImportRun:
         source: str,
         collection: str,
         tags: Sequence[str],
+        on_copy: OnCopy,
         total: int | None,
         log: FailureLog,
         stop: threading.Event,
@@ -39,6 +40,7 @@ class ImportRun:
         self._source = source
         self._collection = collection
         self._tags = tags
+        self._on_copy = on_copy
         self._total = total
         self._created_at = datetime.now(UTC)
         self._ended_at: datetime | None = None
@@ -62,6 +64,7 @@ class ImportRun:
             source=self._source,
             collection=self._collection,
             tags=self._tags,
+            on_copy=self._on_copy,
             total=self._total,
             seen=report.seen,
             indexed=report.indexed,

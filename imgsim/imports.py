@@ -172,7 +172,7 @@ class ImportService:
         except BaseException:
             await items.aclose()
             raise
-        started = ImportRun(source.label, collection, tags, total, failures, stop)
+        started = ImportRun(source.label, collection, tags, on_copy, total, failures, stop)
         started.bulk = BulkImport(
             self._uploads(stop.is_set),
             collection,

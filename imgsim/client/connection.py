@@ -34,6 +34,9 @@ AGAIN = (429, 502, 503, 504)
 CUT = (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError)
 """A connection that was not made, or broke. A server that is silent for `timeout` is not asked again."""
 
+_GATEWAYS = (502, 504)
+"""Of these, what stands between knows not what the server did."""
+
 _backoff = wait_exponential(multiplier=0.5, max=8.0) + wait_random(0, 0.5)
 _LONGEST_PAUSE = 60.0
 
@@ -60,7 +63,8 @@ class Answer:
     """A response that was read to its end."""
 
     response: httpx.Response
-    attempts: int
+    unheard: bool
+    """Whether an attempt before may have done it all the same: its answer was lost, or a gateway's."""
     seconds: float
     """Since the first attempt began."""
 
@@ -117,9 +121,12 @@ class Connection:
         try:
             if not answer.response.is_success:
                 raise answer.refusal()
-            async with aclosing(self.exchange.lines(answer.response)) as lines:
-                async for line in lines:
-                    yield line
+            rest = b""
+            async with aclosing(self.exchange.chunks(answer.response)) as chunks:
+                async for chunk in chunks:
+                    *lines, rest = (rest + chunk).split(b"\n")  # httpx splits at U+2028, too, which JSON may have
+                    for line in lines:
+                        yield line.removesuffix(b"\r").decode()
         except (*CUT, httpx.ReadTimeout):
             return
         finally:
@@ -133,11 +140,11 @@ class Connection:
         close: bool = True,
     ) -> Answer:
         """Send `call` until there is an answer; `take` gets a good one, which is closed then, if it is to `close`."""
-        began, attempts = time.monotonic(), 0
+        began, unheard = time.monotonic(), 0
 
         async def attempt() -> httpx.Response:
-            nonlocal attempts
-            attempts += 1
+            nonlocal unheard
+            unheard += 1
             response = await self.exchange.open(self._request(call), follow_redirects)
             left_open = False
             try:
@@ -146,6 +153,7 @@ class Connection:
             finally:
                 if not left_open:
                     await self.exchange.release(response)
+            unheard -= response.status_code not in _GATEWAYS
             return response
 
         repeat = AsyncRetrying(
@@ -159,7 +167,7 @@ class Connection:
             response: httpx.Response = await repeat(attempt)
         except httpx.HTTPError as error:
             raise no_answer(self.url, error) from error
-        return Answer(response, attempts, time.monotonic() - began)
+        return Answer(response, unheard > 0, time.monotonic() - began)
 
     def _request(self, call: Call) -> httpx.Request:
         return self.exchange.http.build_request(

@@ -26,8 +26,6 @@ class Exchange(Protocol):
 
     def chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]: ...
 
-    def lines(self, response: httpx.Response) -> AsyncGenerator[str, None]: ...
-
     async def release(self, response: httpx.Response) -> None: ...
 
     async def sleep(self, seconds: float) -> None: ...
@@ -52,10 +50,6 @@ class Asynchronous:
     async def chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         async for chunk in response.aiter_bytes():
             yield chunk
-
-    async def lines(self, response: httpx.Response) -> AsyncGenerator[str, None]:
-        async for line in response.aiter_lines():
-            yield line
 
     async def release(self, response: httpx.Response) -> None:
         await response.aclose()
@@ -85,10 +79,6 @@ class Blocking:
     async def chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         for chunk in response.iter_bytes():
             yield chunk
-
-    async def lines(self, response: httpx.Response) -> AsyncGenerator[str, None]:
-        for line in response.iter_lines():
-            yield line
 
     async def release(self, response: httpx.Response) -> None:
         response.close()

@@ -56,7 +56,7 @@ class ImageCalls(Caller):
             files = [("file", (name_of(source) if filename is None else readable(filename), file))]
             answer = await self._connection.call(Call("POST", "/images/upload", data=as_form(fields), files=files))
         image = answer.decode(Image)
-        if image.duplicate and answer.attempts > 1 and _is_of(answer, image, fields):
+        if image.duplicate and answer.unheard and _is_of(answer, image, fields):
             image = replace(image, duplicate=False)
         if not wait:
             return image
@@ -109,7 +109,7 @@ class ImageCalls(Caller):
     async def delete(self, image_id: Id) -> None:
         """Remove the image and all that was made of it. ``ImageNotFound`` if it was gone before this call."""
         answer = await self._connection.call(Call("DELETE", path_of(image_id)), 404)
-        if answer.response.status_code == 404 and answer.attempts == 1:
+        if answer.response.status_code == 404 and not answer.unheard:
             raise answer.refusal()
 
     async def retry(self, image_id: Id) -> Image:
@@ -117,7 +117,7 @@ class ImageCalls(Caller):
         answer = await self._connection.call(Call("POST", f"{path_of(image_id)}/retry"), 409)
         if answer.response.status_code != 409:
             return answer.decode(Image)
-        image = await self.get(image_id) if answer.attempts > 1 else None
+        image = await self.get(image_id) if answer.unheard else None
         if image is None or image.state is ImageState.ERROR:
             raise answer.refusal()
         return image  # an attempt whose answer was lost has done it

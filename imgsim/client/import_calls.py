@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -10,10 +10,11 @@ import msgspec
 
 from imgsim.client.caller import Caller
 from imgsim.client.connection import Call
-from imgsim.client.errors import NotFinished
+from imgsim.client.errors import NotFinished, local_error
 from imgsim.client.models import Id
 from imgsim.client.parameters import as_form, given
 from imgsim.client.sources import Source, name_of, opened, readable
+from imgsim.core.errors import InvalidRequest
 from imgsim.core.imports import Failure, ImportState, ImportStatus
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -41,6 +42,8 @@ class ImportCalls(Caller):
         `filename` says of what kind bytes without a name are. Asked once, without retries: an import that began
         although its answer was lost goes on, and ``imports`` has it. ``OSError`` for the source.
         """
+        if (source is None) == (url is None):
+            raise local_error(InvalidRequest, "An import has either a source or the URL of a bucket.")
         fields = as_form(given(collection=collection, tags=list(tags) or None, on_copy=on_copy))
         with ExitStack() as stack:
             files: list[tuple[str, Any]] = [] if url is None else [("url", (None, url))]
@@ -74,10 +77,10 @@ class ImportCalls(Caller):
         return (await self._connection.call(Call("DELETE", _path_of(import_id)))).decode(ImportStatus)
 
     async def import_failures(self, import_id: Id) -> AsyncGenerator[Failure, None]:
-        """All that failed so far, where the status has the first 100."""
-        async with aclosing(self._connection.lines(Call("GET", f"{_path_of(import_id)}/failures"))) as lines:
-            async for line in lines:
-                yield msgspec.json.decode(line, type=Failure)
+        """All that failed so far (at most 100,000), where the status has the first 100."""
+        answer = await self._connection.call(Call("GET", f"{_path_of(import_id)}/failures"))
+        for line in answer.response.content.splitlines():  # of bytes: JSON may have U+2028 within a line
+            yield msgspec.json.decode(line, type=Failure)
 
 
 def _path_of(import_id: Id) -> str:

@@ -107,7 +107,7 @@ class SearchCalls(Caller):
     async def dismiss(self, group_id: Id) -> None:
         """The images of this group are no duplicates, and never come into one again. ``GroupNotFound``."""
         answer = await self._connection.call(Call("POST", f"/duplicates/{quote(str(group_id), safe='')}/dismiss"), 404)
-        if answer.response.status_code == 404 and answer.attempts == 1:
+        if answer.response.status_code == 404 and not answer.unheard:
             raise answer.refusal()
 
     async def collections(self) -> Sequence[str]:

@@ -51,8 +51,8 @@ def copies_among(picture: Fingerprint | None, others: Sequence[Fingerprint | Non
 
 def first_copies(picture: Fingerprint, others: Sequence[Fingerprint]) -> list[int]:
     """Places in `others`, nearest first, of copies of `picture`: those that the hash tells, else those among the
-    nearest two, else those among the rest. Laying pictures over each other takes time; finding one copy is enough
-    to know its group."""
+    nearest two, else those among the rest. Laying pictures over each other takes time, and one copy leads to most
+    others: to all that were found to be copies of it."""
     if others and (alike := np.flatnonzero(_alike(picture, others))).size:
         return [int(place) for place in alike]
     for start, end in ((0, _NEAREST), (_NEAREST, len(others))):

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from imgsim.core.models import OnCopy
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -22,7 +24,7 @@ class ImportState(StrEnum):
     STOPPED = "stopped"  # something is left; send it again to go on
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportStatus:
     """How far an import is. `failures` are the first 100."""
 
@@ -32,6 +34,7 @@ class ImportStatus:
     """Name of the file, or URL of the bucket."""
     collection: str
     tags: Sequence[str]
+    on_copy: OnCopy = OnCopy.ACCEPT
     total: int | None
     """How many there are, where that is known before the end."""
     seen: int
@@ -39,7 +42,7 @@ class ImportStatus:
     already_there: int
     updated: int
     """Of those: images that got tags or metadata of the table."""
-    rejected: int
+    rejected: int = 0
     """Stored, but rejected by a stage, and so not to be found."""
     not_images: int
     failed: int

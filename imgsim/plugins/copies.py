@@ -56,16 +56,18 @@ class CopiesStage:
     async def _copies(
         self, ctx: StageContext, mine: Fingerprint, others: Sequence[tuple[UUID, Fingerprint]]
     ) -> Sequence[Image]:
-        """The first found of `others`, nearest first: one joins the image to the group, whose others need no look."""
-        while others:
-            found = await asyncio.to_thread(first_copies, mine, [fingerprint for _, fingerprint in others])
+        """Of `others`, nearest first, up to one that stays: it joins the image to its group."""
+        there: list[Image] = []
+        while others and (
+            found := await asyncio.to_thread(first_copies, mine, [fingerprint for _, fingerprint in others])
+        ):
             # The rows say which of them are still there, and were not rejected.
-            images = await ctx.ports.images.get_many([others[place][0] for place in found]) if found else {}
-            there = [image for image in images.values() if image.searchable or image.state is not ImageState.DONE]
-            if there or not found:
-                return there
+            images = await ctx.ports.images.get_many([others[place][0] for place in found])
+            there += [image for image in images.values() if image.searchable or image.state is not ImageState.DONE]
+            if any(_stays(image, ctx.image) for image in there):
+                break
             others = [other for place, other in enumerate(others) if place not in found]
-        return []
+        return there
 
     async def _fingerprints(self, ctx: StageContext, ids: Sequence[UUID]) -> Mapping[UUID, Fingerprint]:
         """Of those that have one, in the order of `ids`."""
@@ -91,7 +93,7 @@ class CopiesStage:
         Of two that come in at once the older stays. It waits for the younger to be done, which may have looked before
         the older was there to be found; the younger never waits, so neither does so for ever.
         """
-        originals = [image for image in copies if image.searchable or (image.id < ctx.image.id and not image.at_rest)]
+        originals = [image for image in copies if _stays(image, ctx.image)]
         about_to_be_done = [image for image in copies if image.state is ImageState.INDEXING]
         if originals:
             oldest = min(originals, key=lambda image: image.id)
@@ -106,6 +108,11 @@ class CopiesStage:
         image = await ctx.ports.images.get(ctx.image.id)
         if TAG not in image.tags:
             await ctx.ports.images.update(image.id, tags=[*image.tags, TAG])
+
+
+def _stays(image: Image, younger: Image) -> bool:
+    """Whether `image` is an original beside `younger`: of two that come in at once the older is."""
+    return image.searchable or (image.id < younger.id and not image.at_rest)
 
 
 @hookimpl

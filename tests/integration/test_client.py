@@ -29,7 +29,7 @@ from imgsim.core.errors import ImageNotFound, InvalidRequest, UnsupportedImage, 
 from tests.processes import ImgsimServer
 from tests.scripted import Request, ScriptedServer, answer
 
-NEVER = {"host", "connection", "content-length"}
+NEVER = {"host", "connection", "content-length", "transfer-encoding"}
 
 
 @pytest.fixture
@@ -177,6 +177,25 @@ def test_an_import_whose_answer_is_lost_is_not_begun_twice(
         assert client.wait_for_import(begun.id, timeout=30).indexed == 1
 
 
+def test_the_failures_of_an_import_are_all_told_or_none(
+    server: ImgsimServer, client: Client, collection: str, photos: list[Path]
+) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in ("a.jpg", "b\u2028.jpg"):
+            archive.writestr(name, photos[0].read_bytes()[:900])
+    ended = client.start_import(out.getvalue(), filename="album.zip", collection=collection, wait=True, timeout=60)
+    seen = itertools.count()
+
+    def breaking(request: Request) -> Iterable[bytes]:
+        told = forward(server, request)
+        return [told[:-10] if next(seen) == 0 else told]
+
+    with ScriptedServer(breaking) as proxy, Client(proxy.url) as lossy:
+        assert list(lossy.import_failures(ended.id)) == ended.failures
+    assert len(ended.failures) == 2
+
+
 def test_a_dismissal_whose_answer_is_lost_is_done(server: ImgsimServer, collection: str, photos: list[Path]) -> None:
     with cutting(server, 1, "POST") as proxy, Client(proxy.url) as lossy, Client(server.url) as client:
         half = io.BytesIO()
@@ -207,6 +226,14 @@ async def test_the_asynchronous_client_does_the_same(server: ImgsimServer, colle
         assert [each async for each in client.list(collection=collection)] == [await client.get(image.id)]
         assert [event.state async for event in client.events(image.id)] == ["done"]
         assert (await client.search(photos[0], collection=collection)).results[0].image.id == image.id
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.write(photos[1], "a.jpg")
+        ended = await client.start_import(out.getvalue(), filename="album.zip", collection=collection, wait=True)
+        assert (ended.state, ended.indexed) == (ImportState.DONE, 1)
+        assert ended in await client.imports()
+        assert [failure async for failure in client.import_failures(ended.id)] == []
+        assert collection in await client.collections()
         await client.delete(image.id)
         with pytest.raises(ImageNotFound):
             await client.get(image.id)
@@ -276,6 +303,16 @@ def test_a_delete_whose_answer_is_lost_is_done(server: ImgsimServer, collection:
             client.get(image.id)
 
 
+def test_what_was_never_there_is_not_deleted_by_a_server_that_was_busy_at_first(server: ImgsimServer) -> None:
+    seen = itertools.count()
+
+    def busy_at_first(request: Request) -> Iterable[bytes]:
+        return [answer(status=503, retry_after="0") if next(seen) == 0 else forward(server, request)]
+
+    with ScriptedServer(busy_at_first) as proxy, Client(proxy.url) as client, pytest.raises(ImageNotFound):
+        client.delete(uuid4())
+
+
 def test_it_gives_up_after_its_retries(server: ImgsimServer) -> None:
     with cutting(server, lost=9, method="GET") as proxy, Client(proxy.url, retries=1) as client:
         with pytest.raises(ClientError, match="gave no answer") as lost:
@@ -340,13 +377,14 @@ def relength(told: bytes) -> bytes:
 
 
 def test_events_go_on_where_they_broke_off() -> None:
-    event = {"id": str(uuid4()), "collection": "c", "stage": None, "error": None, "at": "2026-01-01T00:00:00Z"}
+    error = {"stage": "embed", "type": "timeout", "message": "one\u2028line", "attempts": 1}
+    event = {"id": str(uuid4()), "collection": "c", "stage": None, "error": error, "at": "2026-01-01T00:00:00Z"}
     parts: list[list[tuple[str, str]]] = [[("1-0", "created"), ("2-0", "pending")], [("3-0", "done")]]
 
     def script(request: Request) -> Iterable[bytes]:
         yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: listening\r\n\r\n"
         for number, state in parts[len(server.requests) - 1]:
-            told = json.dumps({**event, "state": state})
+            told = json.dumps({**event, "state": state}, ensure_ascii=False)
             yield f"id: {number}\r\nevent: {state}\r\ndata: {told}\r\n\r\n".encode()
         yield b"event: done\r\ndata: {cut"
 

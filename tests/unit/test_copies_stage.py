@@ -30,9 +30,12 @@ class Album(Bench):
         self.ingest._max_bytes = 1_000_000
         self._photos = photos
 
-    async def put(self, number: int, quality: int = 95, **options: str) -> UUID:
+    async def put(self, number: int, quality: int = 95, cut: float = 0, **options: str) -> UUID:
+        """`cut` is the share of width and height that is left out."""
         file = io.BytesIO()
-        Pillow.open(self._photos[number]).convert("RGB").save(file, "JPEG", quality=quality)
+        photo = Pillow.open(self._photos[number]).convert("RGB")
+        cropped = photo.crop((int(photo.width * cut), int(photo.height * cut), *photo.size))
+        cropped.save(file, "JPEG", quality=quality)
         image = await self.ingest.upload(file, **options)
         await self.ingest.settle()
         return image.id
@@ -181,3 +184,24 @@ async def test_a_dismissed_copy_stays_dismissed_when_the_stage_runs_again(album:
     await album.images.dismiss_group(original)
     assert (await album.processed(runner, copy)).state is DONE
     assert await album.groups() == []
+
+
+async def test_a_copy_of_what_failed_is_still_compared_with_what_stays(album: Album) -> None:
+    """The nearest is in the index, but in error; the original is a cut one, which only laying over each other tells."""
+
+    class Failing:
+        name = "failing"
+        after = ("index",)
+
+        async def run(self, ctx: StageContext) -> None:
+            raise ValueError("no")
+
+    original = await album.put(0, cut=0.1)
+    await album.processed(album.stages(), original)
+    failed = await album.put(0)
+    fingerprint, _ = imgsim_stages(settings=None)
+    failing = album.runner(EmbedStage(), fingerprint, IndexStage(), Failing(), attempts=1)
+    assert (await album.processed(failing, failed)).state is ImageState.ERROR
+    copy = await album.processed(album.stages(), await album.put(0, quality=60, on_copy="reject"))
+    assert not copy.searchable
+    assert str(original) in copy.features["copies"]["reason"]

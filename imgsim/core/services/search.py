@@ -98,11 +98,11 @@ class SearchService:
         sample = Sample(sha256, lambda: self._fingerprint(picture))
         return await self._answer(vectors[0], where, page, sample=sample)
 
-    @_goes_first
     async def by_text(self, text: str, page: Page, where: SearchFilter) -> SearchAnswer:
         """Without percentiles: no text is as near to a picture as two pictures are to each other."""
-        vectors = await self._embedder.embed_texts([text])
-        return await self._answer(vectors[0], where, page, percentiles=False)
+        vectors = await self._embedder.embed_texts([text])  # the first one takes seconds: nobody waits for those
+        with self.precedence.search():
+            return await self._answer(vectors[0], where, page, percentiles=False)
 
     @_goes_first
     async def by_examples(

@@ -8,7 +8,7 @@ const BETWEEN = 1000; // milliseconds
 const MOST_FAILURES = 10; // to ask, one after the other
 
 export const isImport = (file) => IMPORTS.test(file.name);
-export const isBucket = (text) => /^s3:\/\/[^/]/i.test(text);
+export const isBucket = (text) => /^s3:\/\/[^/]/.test(text);
 
 export function sendImport(row, progress, onRequest) {
   const form = new FormData();

@@ -6,7 +6,7 @@ import { count, plural } from "./format.js";
 import { isBucket, isImport } from "./imports.js";
 import { notice, tellFailure } from "./notices.js";
 import { tagInput } from "./tags.js";
-import { uploads } from "./upload_queue.js";
+import { canRetry, uploads } from "./upload_queue.js";
 import { uploadRows } from "./upload_rows.js";
 import { isImage, picked } from "./upload_sources.js";
 
@@ -163,7 +163,7 @@ export function uploadPanel() {
     ];
     summary.textContent = parts.filter(Boolean).join(" · ");
     stop.hidden = counts.waiting + counts.sending === 0;
-    retryAll.hidden = counts.error === 0;
+    retryAll.hidden = counts.error === 0 || !all.some((row) => row.phase === "error" && canRetry(row));
     clear.hidden = over === 0;
     opener.classList.toggle("busy", uploads.busy);
     opener.querySelector("span").textContent = uploads.busy ? `${count(over)} of ${count(all.length)}` : "Add images";

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { keepOpenWhile, lastEvent, onEvent, onReturn } from "./events.js";
-import { followImport, runningImports, sendImport } from "./imports.js";
+import { followImport, isBucket, runningImports, sendImport, stopImport } from "./imports.js";
 
 const AT_ONCE = 4; // of the six connections of a browser; the others are for events, thumbnails and clicks
 const ASKED_AT_ONCE = 4;
@@ -11,6 +11,11 @@ const LONGEST_PAUSE = 60;
 
 /** The phases of a row: `waiting`, `sending`, `processing`, then `done`, `there` (a duplicate), `error` or `stopped`. */
 const OVER = new Set(["done", "there", "error", "stopped"]);
+
+/** Whether there is something to send again, or to process: what another page sent, this one does not have. */
+export const canRetry = (row) => Boolean(row.id || row.file || isBucket(row.name));
+
+const optionsOf = ({ collection, tags, on_copy }) => ({ collection, tags, on_copy });
 
 class UploadQueue extends EventTarget {
   rows = [];
@@ -54,7 +59,7 @@ class UploadQueue extends EventTarget {
   async resumeImports() {
     for (const job of await runningImports()) {
       if (this.rows.some((row) => row.job?.id === job.id)) continue;
-      const row = this.#begin({ kind: "import", file: null, name: job.source, size: 0, options: {} });
+      const row = this.#begin({ kind: "import", file: null, name: job.source, size: 0, options: optionsOf(job) });
       this.#follow(row, job);
     }
   }
@@ -98,7 +103,7 @@ class UploadQueue extends EventTarget {
 
   retryAll() {
     return this.#forEach(
-      this.rows.filter((row) => row.phase === "error"),
+      this.rows.filter((row) => row.phase === "error" && canRetry(row)),
       (row) => this.retry(row),
     );
   }
@@ -106,7 +111,11 @@ class UploadQueue extends EventTarget {
   /** Send nothing more. What was stored is processed. */
   stop() {
     for (const row of this.#waiting.splice(0)) this.#phase(row, "stopped");
-    for (const request of this.#sending.values()) request?.abort();
+    for (const [row, request] of this.#sending) {
+      // The server has all of it, and begins it whether its answer is heard or not.
+      if (row.kind === "import" && (!row.file || row.sent >= 1)) row.stopping = true;
+      else request?.abort();
+    }
   }
 
   /** Forget what is over. */
@@ -149,7 +158,7 @@ class UploadQueue extends EventTarget {
     try {
       const submit = row.kind === "import" ? sendImport : api.sendImage;
       const answer = await submit(row, progress, (request) => this.#sending.set(row, request));
-      if (row.kind === "import") this.#follow(row, answer.body);
+      if (row.kind === "import") await this.#begun(row, answer.body);
       else this.#stored(row, answer);
     } catch (error) {
       this.#refused(row, error);
@@ -245,6 +254,11 @@ class UploadQueue extends EventTarget {
       for (const row of left) await ask(row);
     };
     await Promise.all(Array.from({ length: ASKED_AT_ONCE }, worker));
+  }
+
+  async #begun(row, job) {
+    this.#follow(row, row.stopping ? await stopImport({ job }).catch(() => job) : job);
+    row.stopping = false;
   }
 
   #follow(row, job) {

@@ -5,7 +5,7 @@ import { bytes, STATE_WORDS } from "./format.js";
 import { reportOf, stopImport } from "./imports.js";
 import { tellFailure } from "./notices.js";
 import { imageHash } from "./router.js";
-import { uploads } from "./upload_queue.js";
+import { canRetry, uploads } from "./upload_queue.js";
 
 const HEIGHT = 68; // of a row, as in panels.css
 const BEYOND = 4;
@@ -101,13 +101,13 @@ function wordsOf(row) {
 function actionsOf(row) {
   const name = ` ${row.name}`;
   const button = (label, run) => el("button", { type: "button", "aria-label": label + name, onclick: run }, label);
-  if (row.job?.failed && row.phase !== "error") {
-    const report = el("a", { className: "button", href: reportOf(row), download: "failures.jsonl" }, "Failures");
-    return row.phase === "processing" ? [report, button("Stop", () => stopImport(row).catch(tellFailure))] : [report];
-  }
-  if (row.job && row.phase === "processing") return [button("Stop", () => stopImport(row).catch(tellFailure))];
-  if (row.phase === "error" || (row.phase === "stopped" && row.file))
-    return [button("Retry", () => uploads.retry(row))];
-  if (row.phase === "done" || row.phase === "there") return [icon("check")];
-  return [];
+  const actions = [];
+  if (row.job?.failed && row.phase !== "error")
+    actions.push(el("a", { className: "button", href: reportOf(row), download: "failures.jsonl" }, "Failures"));
+  if (row.job && row.phase === "processing")
+    actions.push(button("Stop", () => stopImport(row).catch(tellFailure)));
+  if ((row.phase === "error" || (row.phase === "stopped" && !row.id)) && canRetry(row))
+    actions.push(button("Retry", () => uploads.retry(row)));
+  if (!actions.length && (row.phase === "done" || row.phase === "there")) actions.push(icon("check"));
+  return actions;
 }
