@@ -61,7 +61,7 @@ class Fingerprint:
         scaled[0, 0] = 0  # the brightness
         # Less than 0.6 of a step goes to 0: most are noise, and zeros are what makes it short.
         quantized = np.fix(scaled + np.copysign(0.4, scaled)).clip(-127, 127).astype(np.int8)
-        return cls(low > np.median(low), quality, round(aspect, 4), quantized)
+        return cls(low > np.median(low), quality, max(round(aspect, 4), 1e-4), quantized)
 
     def to_json(self) -> dict[str, Any]:
         """About 980 bytes, never more than 5 kB."""

@@ -111,8 +111,10 @@ class CopiesStage:
 
 
 def _stays(image: Image, younger: Image) -> bool:
-    """Whether `image` is an original beside `younger`: of two that come in at once the older is."""
-    return image.searchable or (image.id < younger.id and not image.at_rest)
+    """Whether `image` is an original beside `younger`: of two that come in at once the older is, unless it has failed
+    already, and may fail for good; to have waited is no failure."""
+    failed = image.error is not None and image.error.type != RetryLater.code
+    return image.searchable or (image.id < younger.id and not image.at_rest and not failed)
 
 
 @hookimpl

@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from PIL import Image as Pillow
 
-from imgsim.core.models import Image, ImageState, Match, OnCopy, SearchFilter
+from imgsim.core.models import Image, ImageState, Match, OnCopy, SearchFilter, SearchHit
+from imgsim.core.services.matches import Sample
 from imgsim.pipeline.runner import Runner
 from imgsim.pipeline.stage import StageContext
 from imgsim.plugins.copies import CopiesStage, imgsim_stages
@@ -205,3 +206,31 @@ async def test_a_copy_of_what_failed_is_still_compared_with_what_stays(album: Al
     copy = await album.processed(album.stages(), await album.put(0, quality=60, on_copy="reject"))
     assert not copy.searchable
     assert str(original) in copy.features["copies"]["reason"]
+
+
+async def test_a_copy_is_called_so_whichever_of_the_two_was_processed_first(album: Album) -> None:
+    runner = album.stages()
+    older, younger = sorted([await album.put(0), await album.put(0, 40)])
+    for image_id in (younger, older):
+        await album.processed(runner, image_id)
+    images = await album.images.get_many([older, younger])
+    assert copies_of(images[older]) == [str(younger)]
+    assert copies_of(images[younger]) == []
+    for mine, other in ((older, younger), (younger, older)):
+        (hit,) = await Sample.of(images[mine]).matched([SearchHit(images[other], 0.99)])
+        assert hit.match is Match.COPY
+
+
+async def test_what_has_failed_already_is_no_original_for_which_a_copy_is_rejected(album: Album) -> None:
+    class Failing:
+        name = "failing"
+        after = ("index",)
+
+        async def run(self, ctx: StageContext) -> None:
+            raise ValueError("no")
+
+    older, younger = sorted([await album.put(0), await album.put(0, 40, on_copy="reject")])
+    fingerprint, _ = imgsim_stages(settings=None)
+    failing = album.runner(EmbedStage(), fingerprint, IndexStage(), Failing(), backoff=60.0)
+    assert (await album.processed(failing, older)).state is ImageState.PENDING
+    assert (await album.processed(album.stages(), younger)).searchable

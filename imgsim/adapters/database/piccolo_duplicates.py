@@ -60,6 +60,16 @@ class PiccoloDuplicates:
     async def copy_groups(
         self, limit: int, collection: str | None = None, after: UUID | None = None
     ) -> Sequence[DuplicateGroup]:
+        found: list[DuplicateGroup] = []
+        while len(found) < limit:
+            group_ids = await self._copy_group_ids(limit, collection, after)
+            if not group_ids:
+                break
+            found += await self._copy_groups(group_ids)
+            after = group_ids[-1]
+        return found[:limit]
+
+    async def _copy_group_ids(self, limit: int, collection: str | None, after: UUID | None) -> Sequence[UUID]:
         conditions = [QueryString(_SEARCHABLE)]
         if collection is not None:
             conditions.append(QueryString("copy_member.collection = {}", collection))
@@ -75,8 +85,10 @@ class PiccoloDuplicates:
             ),
             _SECONDS_TO_LOOK,
         )
-        group_ids = [uuid_of(row["copy_group"]) for row in rows]
-        members = await self._members(group_ids) if group_ids else []
+        return [uuid_of(row["copy_group"]) for row in rows]
+
+    async def _copy_groups(self, group_ids: Sequence[UUID]) -> Sequence[DuplicateGroup]:
+        members = await self._members(group_ids)
         by_group: dict[UUID, list[UUID]] = {group_id: [] for group_id in group_ids}
         for row in members:
             by_group[uuid_of(row["copy_group"])].append(uuid_of(row["image"]))

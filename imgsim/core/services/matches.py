@@ -31,12 +31,11 @@ class Sample:
         return [replace(hit, match=self._match(hit.image, is_copy)) for hit, is_copy in zip(hits, copies, strict=True)]
 
     def _may_be_copy(self, hit: SearchHit) -> bool:
-        """Of two stored images, the stage ``copies`` has compared the younger with what was there before it: where it
-        found no copy at all, none needs to be looked for again."""
+        """Of two stored images, the stage ``copies`` has compared one with the other when that was there already: where
+        it found no copy of either, none needs to be looked for again."""
         if hit.score < LEAST_SCORE:
             return False
-        younger = hit.image if self.stored is None else max(hit.image, self.stored, key=lambda image: image.id)
-        return self.stored is None or "copies" in younger.features
+        return self.stored is None or any("copies" in image.features for image in (hit.image, self.stored))
 
     def _match(self, image: Image, is_copy: bool) -> Match:
         if image.sha256 == self.sha256:
