@@ -246,11 +246,13 @@ class SeaweedFS(Server):
         return f"s3://{bucket}?endpoint={self.endpoint}"
 
     def client(self) -> Any:
-        """boto3's."""
+        """boto3's. It does not wait long: some answers, as to a PUT of a folder, have no end."""
         import boto3
+        from botocore.config import Config
 
         keys = {"aws_access_key_id": self.ACCESS_KEY, "aws_secret_access_key": self.SECRET_KEY}
-        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
+        patience = Config(read_timeout=3)
+        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", config=patience, **keys)
 
     def new_bucket(self) -> str:
         """The URL of a bucket that is not there yet."""

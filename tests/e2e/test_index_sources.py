@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from imgsim.bulk import BulkImport
@@ -151,7 +150,7 @@ def test_a_bucket_is_indexed_with_whatever_keys_it_has(
 ) -> None:
     for name, value in seaweedfs.environment.items():
         monkeypatch.setenv(name, value)
-    s3 = boto3.client("s3", endpoint_url=seaweedfs.endpoint)
+    s3 = seaweedfs.client()
     s3.create_bucket(Bucket="index-sources")
     for number, key in enumerate(("in/a.jpg", "in/sub/ü ?#%41.jpg", "in/notes", "inside.jpg", "in/folder/")):
         body = b"" if key.endswith(("notes", "/")) else (album / "pictures" / f"{number}.jpg").read_bytes()
