@@ -57,6 +57,22 @@ async def test_what_is_no_duplicate_does_not_come_again(page: Page, site: Site, 
     assert len(site.listed(collection=pair[0]["collection"])) == 2
 
 
+async def test_of_many_it_is_asked_whether_really_none_is_a_duplicate(
+    page: Page, site: Site, pair: tuple[Json, Json], tmp_path: Path
+) -> None:
+    with Image.open(tmp_path / "smaller.jpg") as smaller:
+        smaller.save(tmp_path / "third.jpg", quality=50)
+    site.upload(tmp_path / "third.jpg", collection=pair[0]["collection"])
+    group = await group_of(page, pair[0])
+    await expect(group.locator("h2")).to_have_text("Copies: 3 images")
+    await group.get_by_role("button", name="Not duplicates").click()
+    await page.locator("#confirm").get_by_role("button", name="Cancel").click()
+    await expect(group).to_have_count(1)
+    await group.get_by_role("button", name="Not duplicates").click()
+    await page.locator("#confirm").get_by_role("button", name="None are").click()
+    await expect(group).to_have_count(0)
+
+
 async def test_a_member_that_is_deleted_elsewhere_goes(
     page: Page, watch: Watch, site: Site, pair: tuple[Json, Json]
 ) -> None:
