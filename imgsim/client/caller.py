@@ -40,6 +40,12 @@ class Caller:
                 return
             cursor = {"cursor": page.next_cursor}
 
+    async def _remove(self, call: Call) -> None:
+        """Send `call`, of which a 404 says that there is nothing: also after an attempt of ours that went unheard."""
+        answer = await self._connection.call(call, 404)
+        if answer.response.status_code == 404 and not answer.unheard:
+            raise answer.refusal()
 
-def path_of(image_id: Id) -> str:
-    return f"/images/{quote(str(image_id), safe='')}"
+
+def path_of(one: Id, kind: str = "images") -> str:
+    return f"/{kind}/{quote(str(one), safe='')}"

@@ -108,9 +108,7 @@ class ImageCalls(Caller):
 
     async def delete(self, image_id: Id) -> None:
         """Remove the image and all that was made of it. ``ImageNotFound`` if it was gone before this call."""
-        answer = await self._connection.call(Call("DELETE", path_of(image_id)), 404)
-        if answer.response.status_code == 404 and not answer.unheard:
-            raise answer.refusal()
+        await self._remove(Call("DELETE", path_of(image_id)))
 
     async def retry(self, image_id: Id) -> Image:
         """Have an image in error processed again. ``WrongState`` where it is not in error."""

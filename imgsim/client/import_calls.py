@@ -4,11 +4,10 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
-from imgsim.client.caller import Caller
+from imgsim.client.caller import Caller, path_of
 from imgsim.client.connection import Call
 from imgsim.client.errors import NotFinished, local_error
 from imgsim.client.models import Id
@@ -55,7 +54,7 @@ class ImportCalls(Caller):
         return await self.wait_for_import(started.id, timeout) if wait else started
 
     async def get_import(self, import_id: Id) -> ImportStatus:
-        return (await self._connection.call(Call("GET", _path_of(import_id)))).decode(ImportStatus)
+        return (await self._connection.call(Call("GET", path_of(import_id, "imports")))).decode(ImportStatus)
 
     async def wait_for_import(self, import_id: Id, timeout: float | None = None) -> ImportStatus:
         """The import once it is over (look at ``state``). ``NotFinished`` after `timeout` seconds."""
@@ -74,14 +73,10 @@ class ImportCalls(Caller):
 
     async def stop_import(self, import_id: Id) -> ImportStatus:
         """What is uploaded already is processed all the same, and stays."""
-        return (await self._connection.call(Call("DELETE", _path_of(import_id)))).decode(ImportStatus)
+        return (await self._connection.call(Call("DELETE", path_of(import_id, "imports")))).decode(ImportStatus)
 
     async def import_failures(self, import_id: Id) -> AsyncGenerator[Failure, None]:
         """All that failed so far (at most 100,000), where the status has the first 100."""
-        answer = await self._connection.call(Call("GET", f"{_path_of(import_id)}/failures"))
+        answer = await self._connection.call(Call("GET", f"{path_of(import_id, 'imports')}/failures"))
         for line in answer.response.content.splitlines():  # of bytes: JSON may have U+2028 within a line
             yield msgspec.json.decode(line, type=Failure)
-
-
-def _path_of(import_id: Id) -> str:
-    return f"/imports/{quote(str(import_id), safe='')}"

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any, Unpack
-from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -106,9 +105,7 @@ class SearchCalls(Caller):
 
     async def dismiss(self, group_id: Id) -> None:
         """The images of this group are no duplicates, and never come into one again. ``GroupNotFound``."""
-        answer = await self._connection.call(Call("POST", f"/duplicates/{quote(str(group_id), safe='')}/dismiss"), 404)
-        if answer.response.status_code == 404 and not answer.unheard:
-            raise answer.refusal()
+        await self._remove(Call("POST", f"{path_of(group_id, 'duplicates')}/dismiss"))
 
     async def collections(self) -> Sequence[str]:
         """The names of those that have images, sorted."""

@@ -42,8 +42,7 @@ def copies_among(picture: Fingerprint | None, others: Sequence[Fingerprint | Non
         group = [other for _, other in there[start : start + _AT_ONCE]]
         alike = _alike(picture, group)
         rest = [i for i in range(len(group)) if not alike[i]]
-        fitted = fit(picture, [group[i] for i in rest])
-        alike[rest] = (fitted.detail >= LEAST_DETAIL) & (fitted.distortion <= MOST_DISTORTION)
+        alike[rest] = _lie_over(picture, [group[i] for i in rest])
         for place, is_copy in zip(places, alike, strict=True):
             found[place] = bool(is_copy)
     return found
@@ -56,9 +55,8 @@ def first_copies(picture: Fingerprint, others: Sequence[Fingerprint]) -> list[in
     if others and (alike := np.flatnonzero(_alike(picture, others))).size:
         return [int(place) for place in alike]
     for start, end in ((0, _NEAREST), (_NEAREST, len(others))):
-        found = copies_among(picture, others[start:end])
-        if any(found):
-            return [start + place for place, is_copy in enumerate(found) if is_copy]
+        if (found := np.flatnonzero(_lie_over(picture, others[start:end]))).size:
+            return [start + int(place) for place in found]
     return []
 
 
@@ -101,3 +99,9 @@ def _alike(picture: Fingerprint, others: Sequence[Fingerprint]) -> NDArray[np.bo
     quality = np.array([min(picture.quality, other.quality) for other in others])
     alike: NDArray[np.bool_] = (bits_apart(picture, others) <= MOST_BITS) & (quality >= LEAST_QUALITY)
     return alike
+
+
+def _lie_over(picture: Fingerprint, others: Sequence[Fingerprint]) -> NDArray[np.bool_]:
+    fitted = fit(picture, others)
+    found: NDArray[np.bool_] = (fitted.detail >= LEAST_DETAIL) & (fitted.distortion <= MOST_DISTORTION)
+    return found

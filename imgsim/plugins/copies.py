@@ -49,7 +49,8 @@ class CopiesStage:
             await self._settle(ctx, copies)
         await ctx.ports.images.note_copies(ctx.image.id, [image.id for image in copies])
         scores = {hit.id: round(hit.score, 4) for hit in neighbours}
-        distances = {image.id: int(bits_apart(mine, [fingerprints[image.id]])[0]) for image in copies}
+        apart = bits_apart(mine, [fingerprints[image.id] for image in copies])
+        distances = {image.id: int(bits) for image, bits in zip(copies, apart, strict=True)}
         best = sorted(distances, key=lambda image_id: (-scores[image_id], image_id))
         return {"of": [{"id": str(each), "score": scores[each], "distance": distances[each]} for each in best]}
 

@@ -60,6 +60,14 @@ class Album(Bench):
         return [[image.id for image in group.images] for group in await self.images.copy_groups(100)]
 
 
+class Failing:
+    name = "failing"
+    after = ("index",)
+
+    async def run(self, ctx: StageContext) -> None:
+        raise ValueError("no")
+
+
 @pytest.fixture
 async def album(photos: list[Path]) -> AsyncIterator[Album]:
     album = Album(photos)
@@ -190,13 +198,6 @@ async def test_a_dismissed_copy_stays_dismissed_when_the_stage_runs_again(album:
 async def test_a_copy_of_what_failed_is_still_compared_with_what_stays(album: Album) -> None:
     """The nearest is in the index, but in error; the original is a cut one, which only laying over each other tells."""
 
-    class Failing:
-        name = "failing"
-        after = ("index",)
-
-        async def run(self, ctx: StageContext) -> None:
-            raise ValueError("no")
-
     original = await album.put(0, cut=0.1)
     await album.processed(album.stages(), original)
     failed = await album.put(0)
@@ -222,13 +223,6 @@ async def test_a_copy_is_called_so_whichever_of_the_two_was_processed_first(albu
 
 
 async def test_what_has_failed_already_is_no_original_for_which_a_copy_is_rejected(album: Album) -> None:
-    class Failing:
-        name = "failing"
-        after = ("index",)
-
-        async def run(self, ctx: StageContext) -> None:
-            raise ValueError("no")
-
     older, younger = sorted([await album.put(0), await album.put(0, 40, on_copy="reject")])
     fingerprint, _ = imgsim_stages(settings=None)
     failing = album.runner(EmbedStage(), fingerprint, IndexStage(), Failing(), backoff=60.0)

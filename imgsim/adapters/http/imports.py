@@ -48,14 +48,14 @@ class ImportsController(Controller):
             limit, folder = services.max_import_bytes, imports.folder()
             async with read_large_form(request, limit, folder, "imports.max_bytes", _check) as form:
                 _check(form)
-                url = form.one("url")
+                given, url = _given(form), form.one("url")
                 if bool(form.files) == bool(url):
                     raise InvalidRequest("The form has either a file in the field 'file', or an s3 URL in 'url'.")
                 if url:
-                    started = await imports.start_bucket(url, _given(form))
+                    started = await imports.start_bucket(url, given)
                 else:
                     file = form.files[0]
-                    started = await imports.start_file(file.file, file.filename, _given(form))
+                    started = await imports.start_file(file.file, file.filename, given)
         return Response(started, status_code=202, headers={"Location": f"/imports/{started.id}"})
 
     @get("/", summary="The imports that this process knows of", responses=openapi.problems())
