@@ -111,11 +111,18 @@ class CopiesStage:
             await ctx.ports.images.update(image.id, tags=[*image.tags, TAG])
 
 
-def _stays(image: Image, younger: Image) -> bool:
-    """Whether `image` is an original beside `younger`: of two that come in at once the older is, unless it has failed
-    already, and may fail for good; to have waited is no failure."""
+def _stays(image: Image, beside: Image) -> bool:
+    """Whether `image` is an original for `beside`: of two that come in at once the older is, unless it has failed
+    already, and may fail for good; to have waited is no failure. What was flagged as a copy of `beside` is none."""
+    if image.searchable:
+        return not (image.on_copy is OnCopy.FLAG and _names(image, beside))
     failed = image.error is not None and image.error.type != RetryLater.code
-    return image.searchable or (image.id < younger.id and not image.at_rest and not failed)
+    return image.id < beside.id and not image.at_rest and not failed
+
+
+def _names(image: Image, other: Image) -> bool:
+    """Whether `other` is among the copies that were found for `image`."""
+    return any(copy["id"] == str(other.id) for copy in image.features.get("copies", {}).get("of", []))
 
 
 @hookimpl

@@ -158,6 +158,20 @@ async def test_of_two_that_come_in_at_once_the_older_stays(album: Album) -> None
     assert (first.searchable, second.searchable, second.state) == (True, False, DONE)
 
 
+async def test_of_two_that_come_in_at_once_one_is_flagged(album: Album) -> None:
+    older, younger = sorted([await album.put(0, on_copy="flag"), await album.put(0, 40, on_copy="flag")])
+    gate = Gate("both-are-indexed")
+    gate.after = ("index",)
+    runner = album.stages(gate)
+    both = asyncio.create_task(runner.process([older, younger]))
+    await album.until_indexed(2)
+    gate.opened.set()
+    await both
+    images = [await album.until_at_rest(runner, older), await album.images.get(younger)]
+    assert [image.tags for image in images] == [[], ["copy"]]
+    assert all(image.searchable for image in images)
+
+
 async def test_the_older_waits_for_a_younger_that_has_not_seen_it(album: Album) -> None:
     older, younger = sorted([await album.put(0, on_copy="reject"), await album.put(0, 40, on_copy="reject")])
     gate = Gate("after-copies")
