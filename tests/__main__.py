@@ -1,4 +1,4 @@
-"""Everything that must pass: ``python -m tests``. Arguments go to pytest."""
+"""Everything that must pass: ``python -m tests``. With arguments, which go to pytest: the tests that they name."""
 
 import subprocess
 import sys
@@ -13,19 +13,23 @@ CHECKS = (
     ("mypy --strict", [sys.executable, "-m", "mypy"]),
     ("import-linter", [str(Path(sys.executable).with_name("lint-imports"))]),
 )
+PYTEST = [sys.executable, "-m", "pytest"]
+TESTS = (
+    ("pytest, two processes", [*PYTEST, "-m", "not alone", "-n", "2", "--dist", "loadfile"]),
+    ("pytest, alone", [*PYTEST, "-m", "alone"]),
+)
 
 
 def main() -> int:
+    install_chromium()
+    tests = [("pytest", [*PYTEST, *sys.argv[1:]])] if sys.argv[1:] else TESTS
     failed = []
-    for name, command in CHECKS:
+    for name, command in (*CHECKS, *tests):
         started = time.monotonic()
         status = subprocess.run(command).returncode
         print(f"{name}: {'failed' if status else 'passed'} ({time.monotonic() - started:.1f} s)", flush=True)
         if status:
             failed.append(name)
-    install_chromium()
-    if subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]]).returncode:
-        failed.append("pytest")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

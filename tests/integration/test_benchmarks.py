@@ -20,6 +20,8 @@ from tests.benchmarks.compare import compare
 from tests.benchmarks.growth import exponent
 from tests.benchmarks.photographs import fresh, make_photographs
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 180.0
 
 

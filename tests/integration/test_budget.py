@@ -18,6 +18,8 @@ from imgsim.running import opened, working
 from imgsim.settings import load_settings
 from tests.benchmarks.photographs import make_photographs
 
+pytestmark = pytest.mark.alone
+
 IMAGES = 64
 STATEMENTS = 6.6
 """An image, under load: look for its bytes, add its row, look for its embedding, keep it, advance, finish; and shares
