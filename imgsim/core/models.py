@@ -262,8 +262,7 @@ class ImagePage:
     next_cursor: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+class CacheKey(NamedTuple):
     """What makes two embeddings the same computation."""
 
     sha256: str

@@ -17,7 +17,8 @@ from uuid import UUID
 import numpy as np
 import qdrant_edge as edge
 
-from imgsim.adapters.vectors import chunks, pgvector_tables, postgres_pool
+from imgsim.adapters.coalescer import chunks
+from imgsim.adapters.vectors import pgvector_tables, postgres_pool
 from imgsim.adapters.vectors.edge_collection import Collection
 from imgsim.adapters.vectors.edge_operations import CHUNK
 from imgsim.adapters.vectors.pgvector import PgvectorVectorIndex

@@ -905,8 +905,23 @@ async def test_the_cache_keeps_vectors_bit_by_bit(repository: ImageRepository) -
     assert cached is not None
     assert cached.dtype == np.float32
     assert np.array_equal(cached, vector)
-    for other in (replace(key, sha256="cd" * 32), replace(key, model="m@2"), replace(key, preprocessing="3")):
+    for other in (key._replace(sha256="cd" * 32), key._replace(model="m@2"), key._replace(preprocessing="3")):
         assert await repository.cached_embedding(other) is None
+
+
+async def test_what_many_keep_and_ask_at_once_is_each_ones_own(repository: ImageRepository) -> None:
+    digests = [f"{number:064x}" for number in range(40)]
+    kept = {CacheKey(digest, model, "1"): new_vector() for digest in digests for model in ("m@1", "m@2")}
+    missing = [CacheKey(digest, "m@3", "1") for digest in digests]
+    twice = next(iter(kept))
+    await asyncio.gather(
+        *(repository.cache_embedding(key, vector) for key, vector in kept.items()),
+        *(repository.cache_embedding(key, vector) for key, vector in reversed(kept.items())),
+    )
+    asked = [*kept, *missing, twice, twice]
+    found = await asyncio.gather(*(repository.cached_embedding(key) for key in asked))
+    for key, vector in zip(asked, found, strict=True):
+        assert vector is None if key in missing else np.array_equal(vector, kept[key])
 
 
 async def test_the_cache_is_swept_when_no_image_has_the_bytes(repository: ImageRepository) -> None:

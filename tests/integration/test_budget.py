@@ -21,9 +21,9 @@ from tests.benchmarks.photographs import make_photographs
 pytestmark = pytest.mark.alone
 
 IMAGES = 64
-STATEMENTS = 6.6
-"""An image, under load: look for its bytes, add its row, look for its embedding, keep it, advance, finish; and shares
-of those that are made for several images at once: pending, claim."""
+STATEMENTS = 6
+"""An image, under load: look for its bytes, add its row, advance, finish; and shares of those that are made for several
+images at once: pending, claim, look for its embedding, keep it."""
 SYNCS = 2.6
 """An image, under load: its file, the folder of it, and a share of a commit."""
 ALONE = 8, 3

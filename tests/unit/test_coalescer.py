@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from imgsim.adapters.vectors.coalescer import Coalescer
+from imgsim.adapters.coalescer import Coalescer
 from imgsim.core.errors import InvalidRequest, Unavailable
 
 
@@ -33,7 +33,7 @@ def store() -> Store:
 
 
 async def test_what_waits_during_a_call_goes_into_the_next(store: Store) -> None:
-    coalescer = Coalescer(store.write, most=64)
+    coalescer = Coalescer(store.write, most=64, name="store")
     store.gate.clear()
     first = asyncio.create_task(coalescer.submit([0]))
     await asyncio.sleep(0)
@@ -47,7 +47,7 @@ async def test_what_waits_during_a_call_goes_into_the_next(store: Store) -> None
 
 
 async def test_a_large_submission_is_split_and_lets_others_in_between(store: Store) -> None:
-    coalescer = Coalescer(store.write, most=4)
+    coalescer = Coalescer(store.write, most=4, name="store")
     await asyncio.gather(coalescer.submit(list(range(10))), coalescer.submit([77]))
     assert store.calls == [[0, 1, 2, 3], [77], [4, 5, 6, 7], [8, 9]]
     await coalescer.submit([])
@@ -55,14 +55,14 @@ async def test_a_large_submission_is_split_and_lets_others_in_between(store: Sto
 
 
 async def test_what_is_refused_fails_alone(store: Store) -> None:
-    coalescer = Coalescer(store.write, most=10)
+    coalescer = Coalescer(store.write, most=10, name="store")
     outcomes = await asyncio.gather(*[coalescer.submit([n]) for n in (1, -2, 3)], return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == ["None", "negative", "None"]
     assert store.calls == [[1], [3]]
 
 
 async def test_a_store_that_is_away_fails_all_of_a_call_and_is_asked_once(store: Store) -> None:
-    coalescer = Coalescer(store.write, most=10)
+    coalescer = Coalescer(store.write, most=10, name="store")
     store.away = True
     outcomes = await asyncio.gather(*[coalescer.submit([n]) for n in range(5)], return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 5
@@ -73,7 +73,7 @@ async def test_a_store_that_is_away_fails_all_of_a_call_and_is_asked_once(store:
 
 
 async def test_a_caller_that_gives_up_takes_out_what_waits_and_harms_nobody(store: Store) -> None:
-    coalescer = Coalescer(store.write, most=10)
+    coalescer = Coalescer(store.write, most=10, name="store")
     store.gate.clear()
     running = asyncio.create_task(coalescer.submit([1]))
     await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def test_a_caller_that_gives_up_takes_out_what_waits_and_harms_nobody(stor
 
 
 async def test_close_fails_what_waits_and_ends_what_runs(store: Store) -> None:
-    coalescer = Coalescer(store.write, most=1)
+    coalescer = Coalescer(store.write, most=1, name="store")
     store.gate.clear()
     tasks = [asyncio.create_task(coalescer.submit([n])) for n in (1, 2)]
     await asyncio.sleep(0)

@@ -1,35 +1,67 @@
 """The embedding cache, in a table of its own."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from piccolo.querystring import QueryString
 
+from imgsim.adapters.coalescer import Coalescer
 from imgsim.adapters.database.session import Session
-from imgsim.adapters.database.statements import Time, insert
+from imgsim.adapters.database.statements import Time, insert, places_of
 from imgsim.core.models import CacheKey, Vector
 
+_KEY = CacheKey._fields
+_MOST_AT_ONCE = 16
 _SWEPT_AT_ONCE = 1000
 _HAS_IMAGE = "EXISTS (SELECT 1 FROM image WHERE image.sha256 = cached_embedding.sha256)"
 
 
-class PiccoloEmbeddingCache:
-    """The part of the repository that keeps embeddings."""
+@dataclass(slots=True)
+class _Entry:
+    key: CacheKey
+    vector: Vector | None = None
 
-    _session: Session
+
+class PiccoloEmbeddingCache:
+    """The part of the repository that keeps embeddings. What is asked or kept at once is one statement."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._asked = Coalescer(self._find, _MOST_AT_ONCE, "database")
+        self._kept = Coalescer(self._insert, _MOST_AT_ONCE, "database")
 
     async def cached_embedding(self, key: CacheKey) -> Vector | None:
-        sql = "SELECT vector FROM cached_embedding WHERE sha256 = {} AND model = {} AND preprocessing = {}"
-        rows = await self._session.select(QueryString(sql, key.sha256, key.model, key.preprocessing))
-        return np.frombuffer(rows[0]["vector"], "<f4").astype(np.float32) if rows else None
+        entry = _Entry(key)
+        await self._asked.submit([entry])
+        return entry.vector
 
     async def cache_embedding(self, key: CacheKey, vector: Vector) -> None:
-        row = {
-            "sha256": key.sha256,
-            "model": key.model,
-            "preprocessing": key.preprocessing,
-            "vector": vector.astype("<f4").tobytes(),
-            "orphaned_at": self._session.now(),  # until the first sweep finds an image with these bytes
-        }
-        await self._session.execute(insert("cached_embedding", row), synced=False)
+        await self._kept.submit([_Entry(key, vector)])
+
+    async def _find(self, entries: Sequence[_Entry]) -> None:
+        """Fill in the vectors that are there."""
+        columns = [{*values} for values in zip(*(entry.key for entry in entries), strict=True)]
+        where = " AND ".join(f"{name} IN ({places_of(values)})" for name, values in zip(_KEY, columns, strict=True))
+        sql = f"SELECT {', '.join(_KEY)}, vector FROM cached_embedding WHERE {where}"
+        rows = await self._session.select(QueryString(sql, *(value for values in columns for value in values)))
+        found = {tuple(row[name] for name in _KEY): row["vector"] for row in rows}
+        for entry in entries:
+            if (vector := found.get(entry.key)) is not None:
+                entry.vector = np.frombuffer(vector, "<f4").astype(np.float32)
+
+    async def _insert(self, entries: Sequence[_Entry]) -> None:
+        rows = [
+            {
+                **entry.key._asdict(),
+                "vector": entry.vector.astype("<f4").tobytes(),
+                "orphaned_at": self._session.now(),  # until the first sweep finds an image with these bytes
+            }
+            # In one order, so that no two transactions that keep the same ever wait for each other.
+            for entry in sorted(entries, key=lambda entry: entry.key)
+            if entry.vector is not None
+        ]
+        await self._session.execute(insert("cached_embedding", *rows), synced=False)
 
     async def sweep_cache(self, keep_seconds: float) -> int:
         swept = 0

@@ -25,7 +25,7 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloDuplicates
     """The truth about every image. Every method is one transaction, most are one statement."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        super().__init__(session)
 
     async def __aenter__(self) -> Self:
         self._tables = await self._session.open()

@@ -8,7 +8,7 @@ wait for each other. Where ids are given, COALESCE and MATERIALIZED keep Postgre
 what is due, claimed or deleted: it takes them for empty while its statistics are those of a quiet hour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -35,12 +35,12 @@ and what the clocks may differ by."""
 _CLAIMED = "id = {} AND attempts = {} AND COALESCE(owner, '') <> '' AND deleted_at IS NULL"
 
 
-def insert(table: str, row: Mapping[str, Any]) -> QueryString:
-    """Gives its id, or nothing where a row with a key of this one is there already."""
-    names = ", ".join(f'"{name}"' for name in row)
-    places = ", ".join("{}" for _ in row)
-    sql = f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING id"
-    return QueryString(sql, *row.values())
+def insert(table: str, *rows: Mapping[str, Any]) -> QueryString:
+    """Gives the ids of `rows`, which have the same columns; not of those with a key that is there already."""
+    names = ", ".join(f'"{name}"' for name in rows[0])
+    places = ", ".join([f"({places_of(rows[0])})"] * len(rows))
+    sql = f"INSERT INTO {table} ({names}) VALUES {places} ON CONFLICT DO NOTHING RETURNING id"
+    return QueryString(sql, *(value for row in rows for value in row.values()))
 
 
 def insert_tags(image_id: UUID, tags: Sequence[str]) -> QueryString:
@@ -158,18 +158,18 @@ def with_tags(tags: Sequence[str], any_tags: Sequence[str], no_tags: Sequence[st
     found = [WhereRaw("id IN (SELECT image FROM image_tag WHERE tag = {})", tag) for tag in one_by_one]
     if together:
         with_all = (
-            f"SELECT image FROM image_tag WHERE tag IN ({_places(together)}) GROUP BY image HAVING COUNT(*) = {{}}"
+            f"SELECT image FROM image_tag WHERE tag IN ({places_of(together)}) GROUP BY image HAVING COUNT(*) = {{}}"
         )
         found.append(WhereRaw(f"id IN ({with_all})", *together, len(together)))
     if any_tags:
-        found.append(WhereRaw(f"id IN (SELECT image FROM image_tag WHERE tag IN ({_places(any_tags)}))", *any_tags))
+        found.append(WhereRaw(f"id IN (SELECT image FROM image_tag WHERE tag IN ({places_of(any_tags)}))", *any_tags))
     if no_tags:
-        one = f"SELECT 1 FROM image_tag WHERE image_tag.image = image.id AND tag IN ({_places(no_tags)})"
+        one = f"SELECT 1 FROM image_tag WHERE image_tag.image = image.id AND tag IN ({places_of(no_tags)})"
         found.append(WhereRaw(f"NOT EXISTS ({one})", *no_tags))
     return found
 
 
-def _places(values: Sequence[str]) -> str:
+def places_of(values: Collection[str]) -> str:
     return ", ".join("{}" for _ in values)
 
 

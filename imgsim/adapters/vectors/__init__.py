@@ -1,8 +1,8 @@
 """Vector indexes by URL scheme, and what all of them share: names of collections, and which vectors they take."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -12,8 +12,6 @@ from imgsim.core.filters import metadata_tokens, microseconds
 from imgsim.core.models import Hit, Point, Vector, Vectors
 from imgsim.core.ports import VectorIndex
 from imgsim.settings import Settings
-
-T = TypeVar("T")
 
 _PREFIX = "imgsim-"
 """Every collection's name begins so: a server may hold other programs' collections too."""
@@ -75,11 +73,6 @@ def labels_of(tags: Sequence[str], metadata: Mapping[str, Any]) -> dict[str, Any
 def stacked(vectors: Iterable[Vector], dimensions: int) -> Vectors:
     """``(n, dimensions)`` float32, also where there are none."""
     return np.array([*vectors], dtype=np.float32).reshape(-1, dimensions)
-
-
-def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """`items` in runs of at most `size`."""
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _edge(settings: Settings) -> VectorIndex:

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import numpy as np
 
-from imgsim.adapters.vectors import checked_vector, chunks, no_collection, ranked, stacked
-from imgsim.adapters.vectors.coalescer import Coalescer
+from imgsim.adapters.coalescer import Coalescer, chunks
+from imgsim.adapters.vectors import checked_vector, no_collection, ranked, stacked
 from imgsim.adapters.vectors.pgvector_tables import (
     COLUMNS,
     REGISTRY,
@@ -179,7 +179,7 @@ class PgvectorVectorIndex:
         if not rows:
             raise no_collection(model)
         table = table_name(rows[0]["id"])
-        return Collection(table, rows[0]["dimensions"], Coalescer(partial(self._write, table), BATCH))
+        return Collection(table, rows[0]["dimensions"], Coalescer(partial(self._write, table), BATCH, "vector index"))
 
 
 def _of(row: str) -> str:

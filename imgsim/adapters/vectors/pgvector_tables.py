@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from imgsim.adapters.vectors.coalescer import Coalescer
+from imgsim.adapters.coalescer import Coalescer
 from imgsim.adapters.vectors.postgres_pool import LOCK
 from imgsim.core.filters import metadata_tokens
 from imgsim.core.models import SearchFilter, Vector

@@ -16,9 +16,9 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.models import PointStruct
 
+from imgsim.adapters.coalescer import Coalescer, chunks
 from imgsim.adapters.vectors import (
     checked_vector,
-    chunks,
     collection_name,
     labels_of,
     model_of,
@@ -27,7 +27,6 @@ from imgsim.adapters.vectors import (
     ranked,
     stacked,
 )
-from imgsim.adapters.vectors.coalescer import Coalescer
 from imgsim.adapters.vectors.qdrant_errors import translated
 from imgsim.adapters.vectors.qdrant_options import ORDERING, PAYLOAD_INDEXES, ServerOptions
 from imgsim.core.errors import VectorRefused
@@ -246,7 +245,7 @@ class QdrantVectorIndex:
         if not isinstance(params, models.VectorParams):
             raise VectorRefused(f"The collection {name} was not made by imgsim: its vectors have names.")
         most = max(1, min(BATCH, BATCH_BYTES // (params.size * BYTES_PER_VALUE)))
-        return _Collection(name, params.size, Coalescer(partial(self._write, name), most))
+        return _Collection(name, params.size, Coalescer(partial(self._write, name), most, "vector index"))
 
 
 def _filter(where: SearchFilter) -> models.Filter | None:

@@ -13,7 +13,8 @@ import numpy as np
 import qdrant_edge as edge
 
 from imgsim.adapters.batcher import Batcher
-from imgsim.adapters.vectors import checked_vector, chunks, labels_of, no_collection, ranked, stacked
+from imgsim.adapters.coalescer import chunks
+from imgsim.adapters.vectors import checked_vector, labels_of, no_collection, ranked, stacked
 from imgsim.adapters.vectors.edge_collection import Collection
 from imgsim.adapters.vectors.edge_operations import CHUNK, Operation, Outcome, Search, Upsert, run
 from imgsim.adapters.vectors.edge_optimizer import EdgeOptimizer

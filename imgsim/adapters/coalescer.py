@@ -1,15 +1,19 @@
-"""Many concurrent writes, few requests: what waits while one is under way goes into the next."""
+"""Many concurrent calls, few requests: what waits while one is under way goes into the next."""
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from imgsim.adapters.vectors import chunks
 from imgsim.core.errors import Unavailable
 
 T = TypeVar("T")
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in runs of at most `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,15 +23,17 @@ class _Entry(Generic[T]):
 
 
 class Coalescer(Generic[T]):
-    """Calls `write` with what callers submit, at most `most` items at a time, one call after the other.
+    """Calls `write` with what callers submit to the part called `name`, at most `most` items at a time, one call
+    after the other.
 
     The order of submission is kept. A call that fails is made again for each caller alone, so that what
     cannot be written fails alone. ``Unavailable`` is the exception: it says nothing about an item.
     """
 
-    def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]], most: int) -> None:
+    def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]], most: int, name: str) -> None:
         self._write = write
         self._most = most
+        self._name = name
         self._waiting: deque[_Entry[T]] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
@@ -41,7 +47,7 @@ class Coalescer(Generic[T]):
         """
         for chunk in chunks(items, self._most):
             if self._closed:
-                raise _closed()
+                raise self._closed_error()
             entry = _Entry(chunk, asyncio.get_running_loop().create_future())
             self._waiting.append(entry)
             if self._writer is None or self._writer.done():
@@ -51,7 +57,7 @@ class Coalescer(Generic[T]):
     async def close(self) -> None:
         """Fail what waits with ``Unavailable``, and return when the call under way has ended."""
         self._closed = True
-        _end(self._waiting, _closed())
+        _end(self._waiting, self._closed_error())
         self._waiting.clear()
         if self._writer is not None:
             await asyncio.wait([self._writer])
@@ -84,6 +90,9 @@ class Coalescer(Generic[T]):
         else:
             _end(group)
 
+    def _closed_error(self) -> Unavailable:
+        return Unavailable(f"The {self._name} is closed.")
+
 
 def _end(group: Sequence[_Entry[T]] | deque[_Entry[T]], error: Exception | None = None) -> None:
     for entry in group:
@@ -93,7 +102,3 @@ def _end(group: Sequence[_Entry[T]] | deque[_Entry[T]], error: Exception | None 
             entry.written.set_result(None)
         else:
             entry.written.set_exception(error)
-
-
-def _closed() -> Unavailable:
-    return Unavailable("The vector index is closed.")
