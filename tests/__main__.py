@@ -15,7 +15,7 @@ CHECKS = (
 )
 PYTEST = [sys.executable, "-m", "pytest"]
 TESTS = (
-    ("pytest, two processes", [*PYTEST, "-m", "not alone", "-n", "2", "--dist", "loadfile"]),
+    ("pytest, two processes", [*PYTEST, "-m", "not alone", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]),
     ("pytest, alone", [*PYTEST, "-m", "alone"]),
 )
 

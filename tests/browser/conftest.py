@@ -1,4 +1,4 @@
-"""One browser, and one server with a stage that fails on demand, for all tests of the page."""
+"""One browser for all tests of the page, and for each module a server of its own with a stage that fails on demand."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -56,7 +56,7 @@ class Site:
         return images
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("page")
     (faults := folder / "faults").mkdir()
@@ -111,7 +111,7 @@ def watch(site: Site) -> Watch:
     return Watch(site.url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def context(browser: Browser, site: Site) -> AsyncIterator[BrowserContext]:
     """Keeps the page's files in its cache, as browsers do."""
     context = await browser.new_context(base_url=site.url)
