@@ -7,7 +7,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
+import pytest
 from playwright.async_api import JSHandle, Page, expect
+from pyarrow import csv, parquet
 
 from tests.browser.conftest import Site, Watch
 from tests.scripted import Request, ScriptedServer, answer
@@ -256,6 +259,22 @@ async def test_an_archive_is_imported_and_its_failures_can_be_read(
     report = await (await started.value).path()
     assert "broken.jpg" in report.read_text()
     assert len(site.listed(collection="archive")) == 3
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+async def test_a_table_brings_tags_and_metadata(
+    page: Page, site: Site, photos: list[Path], tmp_path: Path, kind: str
+) -> None:
+    chosen = photos[31:33]
+    with ScriptedServer(lambda request: [answer(chosen[int(request.path.strip("/"))].read_bytes())]) as other:
+        rows = {"url": [f"{other.url}/0", f"{other.url}/1"], "tags": ["red;round", "red"], "price": [3, 4]}
+        write = {"csv": csv.write_csv, "parquet": parquet.write_table}[kind]
+        write(pyarrow.table(rows), tmp_path / f"shop.{kind}")
+        await into(page, kind)
+        await page.set_input_files("#choose-files", tmp_path / f"shop.{kind}")
+        await expect(page.locator(".upload")).to_have_attribute("data-phase", "done")
+    images = site.listed(collection=kind)
+    assert {image["metadata"]["price"]: set(image["tags"]) for image in images} == {3: {"red", "round"}, 4: {"red"}}
 
 
 async def test_an_import_is_still_followed_after_the_page_was_opened_anew(
