@@ -65,9 +65,9 @@ async def transfer(
 ) -> TransferReport:
     """Copy every image of `source` to `target`, under its id; both must rest meanwhile.
 
-    The row comes last, so what has one in the target is whole, and a repeat goes on where this one
-    ended. Bytes are read back and compared by SHA-256, vectors by value. What was not done or in error
-    arrives as ``pending`` and is processed there.
+    The row comes last, but for its groups of copies and dismissals, which every repeat brings: what has one in the
+    target is whole, and a repeat goes on where this one ended. Bytes are read back and compared by SHA-256, vectors by
+    value. What was not done or in error arrives as ``pending`` and is processed there.
     """
     report = TransferReport()
     for model in await source.vectors.models():
@@ -80,6 +80,7 @@ async def transfer(
         there = await _whole(target, images)
         report.already_there += len(there)
         await _copy_page(source, target, [image for image in images if image.id not in there], report)
+        await target.images.keep_copy_notes(await source.images.copy_notes([image.id for image in images]))
         on_progress(report)
     live = await source.vectors.live()
     if live is not None and await target.vectors.live() is None and live in await target.vectors.models():

@@ -247,6 +247,17 @@ class DuplicateGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyNote:
+    """What a repository knows of an image as a duplicate, for another one to keep."""
+
+    image_id: UUID
+    group: UUID | None
+    """Of copies, by its id."""
+    dismissals: frozenset[UUID]
+    """Images that have one in common are no duplicates of each other."""
+
+
+@dataclass(frozen=True, slots=True)
 class DuplicatePage:
     """Copies first, then identical bytes. ``next_cursor`` is None on the last page."""
 

@@ -14,6 +14,7 @@ from uuid import UUID
 from imgsim.core.models import (
     Bell,
     CacheKey,
+    CopyNote,
     DuplicateGroup,
     EmbeddingInfo,
     Hit,
@@ -249,6 +250,15 @@ class ImageRepository(Adapter, Protocol):
 
     async def dismiss_group(self, group_id: UUID) -> None:
         """Mark the images of the group as no duplicates of each other, for good. ``GroupNotFound``."""
+        ...
+
+    async def copy_notes(self, image_ids: Sequence[UUID]) -> Sequence[CopyNote]:
+        """What is known of those of `image_ids` that are in a group of copies, or were dismissed."""
+        ...
+
+    async def keep_copy_notes(self, notes: Sequence[CopyNote]) -> None:
+        """Keep what another repository knew. A repeat changes nothing; who is in a group here stays in it, and images
+        that are not here are passed over."""
         ...
 
     # delete

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from imgsim.core.errors import GroupNotFound
-from imgsim.core.models import DuplicateGroup, Match
+from imgsim.core.models import CopyNote, DuplicateGroup, Match
 from imgsim.core.ports import ImageRepository
 from tests.contracts.test_image_repository import MODEL, add_many, claim, repository, template, url
 
@@ -155,3 +155,29 @@ async def test_a_group_tells_a_hundred_of_its_images(repository: ImageRepository
     assert ids(await copies(repository)) == [image_ids[:100]]
     await repository.dismiss_group(image_ids[0])
     assert ids(await copies(repository)) == []
+
+
+async def test_what_another_repository_knew_of_duplicates_can_be_kept(repository: ImageRepository) -> None:
+    a, b, c, d, e = await done(repository, 5)
+    assert await repository.copy_notes([a, b, c, d, e, uuid4()]) == []
+    assert await repository.copy_notes([]) == []
+    await repository.keep_copy_notes([])
+    dismissal, other = uuid4(), uuid4()
+    notes = [
+        CopyNote(a, a, frozenset()),
+        CopyNote(b, a, frozenset([dismissal, other])),
+        CopyNote(c, None, frozenset([dismissal])),
+    ]
+    for _ in range(2):
+        await repository.keep_copy_notes([*notes, CopyNote(uuid4(), a, frozenset([dismissal]))])
+    assert set(await repository.copy_notes([a, b, c, d, e])) == set(notes)
+    assert ids(await copies(repository)) == [[a, b]]
+    await repository.note_copies(d, [b])
+    await repository.note_copies(d, [c])  # which was dismissed together with b
+    assert ids(await copies(repository)) == [[a, b, d]]
+    await repository.keep_copy_notes([CopyNote(d, e, frozenset())])
+    assert ids(await copies(repository)) == [[a, b, d]]
+    await repository.entomb(e)
+    await repository.keep_copy_notes([CopyNote(e, a, frozenset())])
+    await repository.purge(e)
+    assert await repository.copy_notes([e]) == []

@@ -134,6 +134,23 @@ async def test_a_vector_that_went_missing_there_is_copied_again(source: Storage,
     assert (await run(source, target)).already_there == 1
 
 
+async def test_groups_of_copies_and_dismissals_go_over(source: Storage, target: Storage) -> None:
+    one, copy, other = [await keep(source, image_of(content), content) for content in (b"one", b"copy", b"other")]
+    await run(source, target)
+    await source.images.note_copies(copy.id, [one.id])
+    await source.images.note_copies(other.id, [one.id])
+    await source.images.dismiss_group(one.id)
+    await source.images.note_copies(copy.id, [one.id])
+    await run(source, target)
+    await target.images.note_copies(copy.id, [other.id])
+    assert await target.images.copy_groups(10) == await source.images.copy_groups(10) == []
+    new = await keep(source, image_of(b"new"), b"new")
+    await source.images.note_copies(new.id, [one.id])
+    await run(source, target)
+    (group,) = await target.images.copy_groups(10)
+    assert [image.id for image in group.images] == [one.id, new.id]
+
+
 async def test_one_that_was_stopped_is_not_complete(source: Storage, target: Storage) -> None:
     await keep(source, image_of(b"one"), b"one")
     stop = asyncio.Event()

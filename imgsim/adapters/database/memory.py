@@ -18,6 +18,7 @@ from imgsim.core.models import (
     STATE_OF_STAGE,
     Bell,
     CacheKey,
+    CopyNote,
     DuplicateGroup,
     EmbeddingInfo,
     Image,
@@ -280,6 +281,15 @@ class MemoryImageRepository:
 
     async def dismiss_group(self, group_id: UUID) -> None:
         self._duplicates.dismiss(group_id, self._searchable())
+
+    async def copy_notes(self, image_ids: Sequence[UUID]) -> Sequence[CopyNote]:
+        return [note for row in self._alive(image_ids) if (note := self._duplicates.note(row.image.id))]
+
+    async def keep_copy_notes(self, notes: Sequence[CopyNote]) -> None:
+        there = {row.image.id for row in self._alive([note.image_id for note in notes])}
+        for note in notes:
+            if note.image_id in there:
+                self._duplicates.keep(note)
 
     def _searchable(self) -> Sequence[Image]:
         """Oldest first."""

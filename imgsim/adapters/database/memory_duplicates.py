@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID, uuid4
 
 from imgsim.core.errors import GroupNotFound
-from imgsim.core.models import DuplicateGroup, Image, Match, identical_group_id
+from imgsim.core.models import CopyNote, DuplicateGroup, Image, Match, identical_group_id
 
 _MOST_IMAGES = 100
 
@@ -62,6 +62,16 @@ class MemoryDuplicates:
             self._dismissals.setdefault(image_id, set()).add(dismissal)
             if members is copies:
                 del self._group_of[image_id]
+
+    def note(self, image_id: UUID) -> CopyNote | None:
+        group, dismissals = self._group_of.get(image_id), self._dismissals.get(image_id, set())
+        return CopyNote(image_id, group, frozenset(dismissals)) if group or dismissals else None
+
+    def keep(self, note: CopyNote) -> None:
+        if note.group:
+            self._group_of.setdefault(note.image_id, note.group)
+        if note.dismissals:
+            self._dismissals.setdefault(note.image_id, set()).update(note.dismissals)
 
     def forget(self, image_id: UUID) -> None:
         self._group_of.pop(image_id, None)

@@ -9,7 +9,7 @@ from imgsim.adapters.database.rows import image_of, uuid_of
 from imgsim.adapters.database.session import Rows, Session
 from imgsim.adapters.database.statements import select_images
 from imgsim.core.errors import GroupNotFound
-from imgsim.core.models import DuplicateGroup, ImageState, Match, identical_group_id
+from imgsim.core.models import CopyNote, DuplicateGroup, ImageState, Match, identical_group_id
 
 _MOST_IMAGES = 100
 _SECONDS_TO_LOOK = 60.0
@@ -173,6 +173,44 @@ class PiccoloDuplicates:
                 await self._session.execute(*self._one_at_a_time(), *self._apart(image_ids, members is copies))
                 return
         raise GroupNotFound(f"No group of duplicates has the id {group_id}.")
+
+    async def copy_notes(self, image_ids: Sequence[UUID]) -> Sequence[CopyNote]:
+        if not image_ids:
+            return []
+        them = self._session.dialect.one_of(image_ids)
+        members = await self._session.select(
+            QueryString("SELECT image, copy_group FROM copy_member WHERE image {}", them)
+        )
+        dismissed = await self._session.select(
+            QueryString("SELECT image, dismissal FROM not_copies WHERE image {}", them)
+        )
+        groups = {uuid_of(row["image"]): uuid_of(row["copy_group"]) for row in members}
+        dismissals: dict[UUID, set[UUID]] = {}
+        for row in dismissed:
+            dismissals.setdefault(uuid_of(row["image"]), set()).add(uuid_of(row["dismissal"]))
+        return [
+            CopyNote(image_id, groups.get(image_id), frozenset(dismissals.get(image_id, ())))
+            for image_id in image_ids
+            if image_id in groups or image_id in dismissals
+        ]
+
+    async def keep_copy_notes(self, notes: Sequence[CopyNote]) -> None:
+        if not notes:
+            return
+        them = self._session.dialect.one_of([note.image_id for note in notes])
+        rows = await self._session.select(
+            QueryString("SELECT id, collection FROM image WHERE id {} AND deleted_at IS NULL", them)
+        )
+        collections = {uuid_of(row["id"]): row["collection"] for row in rows}
+        kept = [note for note in notes if note.image_id in collections]
+        member = "INSERT INTO copy_member (image, copy_group, collection) VALUES ({}, {}, {}) ON CONFLICT DO NOTHING"
+        dismissed = "INSERT INTO not_copies (image, dismissal) VALUES ({}, {}) ON CONFLICT DO NOTHING"
+        members = [
+            QueryString(member, note.image_id, note.group, collections[note.image_id]) for note in kept if note.group
+        ]
+        dismissals = [QueryString(dismissed, note.image_id, each) for note in kept for each in note.dismissals]
+        if members or dismissals:
+            await self._session.execute(*self._one_at_a_time(), *members, *dismissals)
 
     def _apart(self, image_ids: Sequence[UUID], copies: bool) -> Iterable[QueryString]:
         """Copies leave their group by their ids: also where something has joined it to another meanwhile."""
