@@ -91,6 +91,9 @@ class Calls:
     async def call(self, job_id: str, image_id: UUID) -> None:
         if self._stopping:
             raise asyncio.CancelledError
+        if self.resting:  # Arq's own worker takes bells all the same, and would have them more often than others
+            await self._move([job_id], 0)
+            raise RetryJob
         task = asyncio.current_task()
         assert task is not None
         self._running[task] = job_id
