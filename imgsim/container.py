@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from dependency_injector import containers, providers
 
-from imgsim.adapters.batcher import usable_cores as usable_cores
 from imgsim.adapters.database import DATABASES, MIGRATIONS
 from imgsim.adapters.embedding import EMBEDDERS, PACKAGED, model_folder
 from imgsim.adapters.events import EVENT_RELAYS

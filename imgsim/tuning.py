@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgsim.container import Container, is_packaged, judge_int8, looks_like_image, usable_cores
+from imgsim.container import Container, is_packaged, judge_int8, looks_like_image
 from imgsim.core.errors import ImgsimError, InvalidRequest, ModelError, SettingsError
 from imgsim.core.models import Picture
 from imgsim.core.ports import Embedder
+from imgsim.core.threads import usable_cores
 from imgsim.settings import Settings, mask_url
 
 log = logging.getLogger(__name__)

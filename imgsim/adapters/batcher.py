@@ -1,7 +1,6 @@
 """Coalescing without timers: what waits while all threads are busy is computed together next."""
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,18 +9,12 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 from imgsim.core.errors import Overloaded, Unavailable
+from imgsim.core.threads import usable_cores
 
 _URGENT_IN_A_ROW = 4
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on, which in a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(slots=True, eq=False)

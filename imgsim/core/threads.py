@@ -1,9 +1,33 @@
-"""Waiting for what must come to its end although its caller is cancelled."""
+"""Threads that compute, and waiting for one that must come to its end although its caller is cancelled."""
 
 import asyncio
-from typing import TypeVar
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_computing = ThreadPoolExecutor(max(1, usable_cores() // 2), thread_name_prefix="compute")
+
+
+async def compute(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `function`, which computes rather than waits, in one of a few threads: half as many as cores.
+
+    The model and the decoders have as many as cores of their own; more that compute would only wait for Python's
+    lock, each a little longer.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_computing, partial(function, *args, **kwargs))
 
 
 async def finished(future: asyncio.Future[T]) -> T:

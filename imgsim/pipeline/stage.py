@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from imgsim.core.errors import Unavailable
 from imgsim.core.models import STATE_OF_STAGE, Image, Picture, Point, Vector, derived_prefix, original_key
 from imgsim.core.ports import Adapter, Embedder, ImageRepository, ObjectStore, VectorIndex
+from imgsim.core.threads import compute
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _SECONDS_TO_ANSWER = 3.0
 
@@ -93,6 +97,10 @@ class StageContext:
                 # Not by ``data``: the bytes need not be kept as long as the attempt lasts.
                 self._picture = await self._decode(self._data or await self._read())
             return self._picture
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` in a thread, for what computes longer than a millisecond; see ``core.threads.compute``."""
+        return await compute(function, *args, **kwargs)
 
     def object_key(self, name: str) -> str:
         """The key under which a stage keeps an object of its own for this image; deleted with it."""

@@ -1,6 +1,5 @@
 """The stage ``copies``: which images of its collection this one is a copy of."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -59,9 +58,7 @@ class CopiesStage:
     ) -> Sequence[Image]:
         """Of `others`, nearest first, up to one that stays: it joins the image to its group."""
         there: list[Image] = []
-        while others and (
-            found := await asyncio.to_thread(first_copies, mine, [fingerprint for _, fingerprint in others])
-        ):
+        while others and (found := await ctx.compute(first_copies, mine, [fingerprint for _, fingerprint in others])):
             # The rows say which of them are still there, and were not rejected.
             images = await ctx.ports.images.get_many([others[place][0] for place in found])
             there += [image for image in images.values() if image.searchable or image.state is not ImageState.DONE]

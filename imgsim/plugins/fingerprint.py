@@ -1,6 +1,5 @@
 """The stage ``fingerprint``: what copies of the picture are known by. It comes with the plugin ``copies``."""
 
-import asyncio
 from collections import OrderedDict
 from typing import Any
 from uuid import UUID
@@ -51,7 +50,7 @@ class FingerprintStage:
             fingerprint = take_fingerprint(picture)
             return (fingerprint, fingerprint.to_json()) if fingerprint else None
 
-        found = await asyncio.to_thread(take)
+        found = await ctx.compute(take)
         if found is None:
             return None
         fingerprint, as_json = found

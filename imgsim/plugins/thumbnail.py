@@ -1,6 +1,5 @@
 """The stage ``thumbnail``: the size that a gallery shows, ready before somebody looks."""
 
-import asyncio
 import io
 import logging
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ class ThumbnailStage:
         fitted = {size.name: size.fit(ctx.image.width, ctx.image.height) for size in SIZES}
         try:
             picture = await ctx.picture()
-            content = await asyncio.to_thread(encode_thumbnail, picture, *fitted[SMALL.name], SMALL.effort)
+            content = await ctx.compute(encode_thumbnail, picture, *fitted[SMALL.name], SMALL.effort)
             await ctx.ports.objects.put(SMALL.key(ctx.image.id), io.BytesIO(content), CONTENT_TYPE, durable=False)
         except Unavailable:
             raise

@@ -1,6 +1,5 @@
 """The stage ``palette``: the dominant colours of a picture, most frequent first. Blank pictures are rejected."""
 
-import asyncio
 from typing import Any
 
 from PIL import Image
@@ -21,7 +20,7 @@ class PaletteStage:
 
     async def run(self, ctx: StageContext) -> list[dict[str, Any]]:
         """``[{"colour": "#rrggbb", "share": 0.0 to 1.0}, ...]``"""
-        return await asyncio.to_thread(palette, await ctx.picture())
+        return await ctx.compute(palette, await ctx.picture())
 
 
 def palette(picture: Picture) -> list[dict[str, Any]]:
