@@ -22,10 +22,10 @@ _computing = ThreadPoolExecutor(max(1, usable_cores() // 2), thread_name_prefix=
 
 
 async def compute(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `function`, which computes rather than waits, in one of a few threads: half as many as cores.
+    """Run `function`, which computes for milliseconds, in one of a few threads: half as many as cores.
 
     The model and the decoders have as many as cores of their own; more that compute would only wait for Python's
-    lock, each a little longer.
+    lock, each a little longer. What takes long, or might hang, would stop all others: ``asyncio.to_thread`` is for it.
     """
     return await asyncio.get_running_loop().run_in_executor(_computing, partial(function, *args, **kwargs))
 

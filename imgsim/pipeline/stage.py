@@ -99,7 +99,7 @@ class StageContext:
             return self._picture
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `function` in a thread, for what computes longer than a millisecond; see ``core.threads.compute``."""
+        """Run `function`, which takes milliseconds, in a thread; see ``core.threads.compute``."""
         return await compute(function, *args, **kwargs)
 
     def object_key(self, name: str) -> str:
