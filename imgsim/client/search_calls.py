@@ -103,9 +103,11 @@ class SearchCalls(Caller):
                 for group in page.groups:
                     yield group
 
-    async def dismiss(self, group_id: Id) -> None:
-        """The images of this group are no duplicates, and never come into one again. ``GroupNotFound``."""
-        await self._remove(Call("POST", f"{path_of(group_id, 'duplicates')}/dismiss"))
+    async def dismiss(self, group_id: Id, images: Sequence[Id] | None = None) -> None:
+        """The images of this group are no duplicates, and never come into one again; with `images`, 2 to 100, only
+        these: give those that you have seen, as others may have joined since. ``GroupNotFound``."""
+        seen = None if images is None else {"images": [str(image) for image in images]}
+        await self._remove(Call("POST", f"{path_of(group_id, 'duplicates')}/dismiss", json=seen))
 
     async def collections(self) -> Sequence[str]:
         """The names of those that have images, sorted."""

@@ -248,8 +248,13 @@ class ImageRepository(Adapter, Protocol):
         the oldest alone. Each with at most 100 images."""
         ...
 
-    async def dismiss_group(self, group_id: UUID) -> None:
-        """Mark the images of the group as no duplicates of each other, for good. ``GroupNotFound``."""
+    async def dismiss_group(self, group_id: UUID, images: Sequence[UUID] | None = None) -> None:
+        """Mark the images of the group as no duplicates of each other, for good; with `images` only these of it.
+
+        Of `images` the oldest stays in one group with those that were not named, so that none of these is left alone:
+        what it is a copy of may be any of `images`. The others leave. Passed over is what is not in the group, or not
+        searchable. ``GroupNotFound``, also where fewer than two are left.
+        """
         ...
 
     async def copy_notes(self, image_ids: Sequence[UUID]) -> Sequence[CopyNote]:

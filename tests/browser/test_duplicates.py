@@ -73,6 +73,20 @@ async def test_of_many_it_is_asked_whether_really_none_is_a_duplicate(
     await expect(group).to_have_count(0)
 
 
+async def test_what_has_joined_a_group_since_it_was_shown_is_not_dismissed_with_it(
+    page: Page, site: Site, pair: tuple[Json, Json], tmp_path: Path
+) -> None:
+    group = await group_of(page, pair[0])
+    with Image.open(tmp_path / "smaller.jpg") as smaller:
+        smaller.save(tmp_path / "third.jpg", quality=50)
+    third = site.upload(tmp_path / "third.jpg", collection=pair[0]["collection"])
+    await group.get_by_role("button", name="Not duplicates").click()
+    await expect(group).to_have_count(0)
+    await page.reload()
+    await expect(group.locator(".member")).to_have_count(2)
+    await expect(group.locator(f'.member[data-id="{third["id"]}"]')).to_be_visible()
+
+
 async def test_a_member_that_is_deleted_elsewhere_goes(
     page: Page, watch: Watch, site: Site, pair: tuple[Json, Json]
 ) -> None:

@@ -103,6 +103,54 @@ async def test_what_is_no_group_cannot_be_dismissed(repository: ImageRepository)
             await repository.dismiss_group(group_id)
 
 
+async def test_images_that_were_not_named_stay_with_the_oldest_that_was(repository: ImageRepository) -> None:
+    a, b, c, d = await done(repository, 4)
+    (unfinished,) = await add_many(repository, 1)
+    await repository.note_copies(b, [a])
+    await repository.note_copies(c, [b])
+    await repository.note_copies(d, [c, unfinished])
+    await repository.dismiss_group(a, [c, b, d, d, uuid4()])
+    assert ids(await copies(repository)) == [[a, b]]
+    await repository.note_copies(c, [b])
+    await repository.note_copies(d, [c])
+    assert ids(await copies(repository)) == [[a, b]]
+    await claim(repository, unfinished)
+    await repository.finish(unfinished, 1, {}, MODEL)
+    assert ids(await copies(repository)) == [[a, b, unfinished]]
+    await repository.dismiss_group(a, [a, b, unfinished])
+    assert ids(await copies(repository)) == []
+
+
+async def test_who_joins_a_group_that_is_dismissed_in_the_meantime_stays(repository: ImageRepository) -> None:
+    a, b, c = await done(repository, 3)
+    await repository.note_copies(b, [a])
+    seen = ids(await copies(repository))[0]
+    await repository.note_copies(c, [b])
+    await repository.dismiss_group(a, seen)
+    assert ids(await copies(repository)) == [[a, c]]
+    with pytest.raises(GroupNotFound, match=str(a)):  # of those only a is in the group that has this id now
+        await repository.dismiss_group(a, seen)
+    assert ids(await copies(repository)) == [[a, c]]
+
+
+async def test_two_dismissals_at_once_leave_nobody_alone(repository: ImageRepository) -> None:
+    image_ids = await done(repository, 5)
+    await repository.note_copies(image_ids[0], image_ids[1:])
+    pairs = (image_ids[:2], image_ids[2:4])
+    await asyncio.gather(*(repository.dismiss_group(image_ids[0], pair) for pair in pairs))
+    assert ids(await copies(repository)) == [[image_ids[0], image_ids[2], image_ids[4]]]
+
+
+async def test_fewer_than_two_that_are_there_cannot_be_dismissed(repository: ImageRepository) -> None:
+    a, b, c, elsewhere = await done(repository, 4)
+    await repository.note_copies(a, [b, c])
+    await repository.entomb(b)
+    for image_ids in ([a], [a, a], [a, b], [a, elsewhere], [uuid4(), uuid4()], []):
+        with pytest.raises(GroupNotFound, match=str(a)):
+            await repository.dismiss_group(a, image_ids)
+    assert ids(await copies(repository)) == [[a, c]]
+
+
 async def with_bytes(repository: ImageRepository, sha256: str, *collections: str) -> list[UUID]:
     """Ids, ascending."""
     image_ids = [(await done(repository, 1, sha256=sha256, collection=collection))[0] for collection in collections]
@@ -140,6 +188,19 @@ async def test_a_dismissed_group_of_identical_bytes_is_one_to_newcomers(reposito
     assert len(group.images) == 2
     await repository.entomb(a)
     assert {image.id for image in (await identical(repository))[0].images} == {b, c}
+
+
+async def test_of_identical_images_only_the_named_are_told_apart(repository: ImageRepository) -> None:
+    a, b, c, d = await with_bytes(repository, "aa" * 32, "one", "two", "three", "four")
+    (group,) = await identical(repository)
+    with pytest.raises(GroupNotFound, match=str(group.id)):
+        await repository.dismiss_group(group.id, [a, uuid4()])
+    await repository.dismiss_group(group.id, [b, c])
+    assert ids(await identical(repository)) == [[a, b, d]]
+    await repository.dismiss_group(group.id, [b, d])
+    assert ids(await identical(repository)) == [[a, b]]
+    await repository.entomb(b)
+    assert ids(await identical(repository)) == [[a, c, d]]
 
 
 async def test_copies_that_are_noted_at_once_all_meet(repository: ImageRepository) -> None:

@@ -204,7 +204,7 @@ def test_a_dismissal_whose_answer_is_lost_is_done(server: ImgsimServer, collecti
         for data in (photos[0].read_bytes(), half.getvalue()):
             client.upload(data, filename="a.jpg", collection=collection, wait=True)
         (group,) = client.duplicates(collection=collection)
-        lossy.dismiss(group.id)
+        lossy.dismiss(group.id, [image.id for image in group.images])
         assert list(client.duplicates(collection=collection)) == []
         with pytest.raises(ClientError) as gone:
             client.dismiss(group.id)

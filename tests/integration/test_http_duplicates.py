@@ -1,6 +1,7 @@
 """Copies over HTTP, on real photographs: ``match``, ``/duplicates``, ``on_copy``."""
 
 import itertools
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,32 @@ def test_dismissed_images_are_no_group_any_more(client: httpx.Client, collection
     (group,) = groups(client, collection=collection)
     assert ids_of(group) in ([one, third], [two, third])
     assert matches(client.get(f"/images/{one}/similar"))[two] == "copy"  # what they are, not what was said of them
+
+
+def test_only_the_images_that_were_seen_are_dismissed(
+    client: httpx.Client, collection: str, photos: list[Path]
+) -> None:
+    one, two = (uploaded(client, change(photos[6], way), collection)["id"] for way in ("png", "webp"))
+    (seen,) = groups(client, collection=collection)
+    third = uploaded(client, change(photos[6], "resize"), collection)["id"]
+    path, body = f"/duplicates/{seen['id']}/dismiss", {"images": ids_of(seen)}
+    assert client.post(path, json=body).status_code == 204
+    (group,) = groups(client, collection=collection)
+    assert ids_of(group) == [one, third]
+    assert client.post(path, json=body).json()["type"] == "urn:imgsim:error:group-not-found"
+    assert client.post(path, json={"images": [two, UNKNOWN]}).status_code == 404
+    assert groups(client, collection=collection) == [group]
+
+
+@pytest.mark.parametrize(
+    "body", [{}, [], None, {"images": None}, {"images": []}, {"images": [UNKNOWN]}, {"images": [UNKNOWN] * 101},
+             {"images": [UNKNOWN, "x"]}, {"images": [UNKNOWN, UNKNOWN], "all": True}]
+)  # fmt: skip
+def test_a_dismissal_that_names_no_two_images_is_refused(client: httpx.Client, body: Any) -> None:
+    answer = client.post(
+        f"/duplicates/{UNKNOWN}/dismiss", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:imgsim:error:invalid-request")
 
 
 def test_pages_of_groups_neither_repeat_nor_skip(client: httpx.Client, photos: list[Path]) -> None:

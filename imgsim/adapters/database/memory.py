@@ -279,8 +279,8 @@ class MemoryImageRepository:
     async def identical_groups(self, limit: int, after: str = "") -> Sequence[DuplicateGroup]:
         return self._duplicates.identical(image for image in self._searchable() if image.sha256 > after)[:limit]
 
-    async def dismiss_group(self, group_id: UUID) -> None:
-        self._duplicates.dismiss(group_id, self._searchable())
+    async def dismiss_group(self, group_id: UUID, images: Sequence[UUID] | None = None) -> None:
+        self._duplicates.dismiss(group_id, self._searchable(), images)
 
     async def copy_notes(self, image_ids: Sequence[UUID]) -> Sequence[CopyNote]:
         return [note for row in self._alive(image_ids) if (note := self._duplicates.note(row.image.id))]

@@ -51,16 +51,21 @@ class MemoryDuplicates:
     def _dismissed(self, one: UUID, other: UUID) -> bool:
         return bool(self._dismissals.get(one, set()) & self._dismissals.get(other, set()))
 
-    def dismiss(self, group_id: UUID, images: Sequence[Image]) -> None:
-        copies = [image_id for image_id, group in self._group_of.items() if group == group_id]
-        identical = [image.id for image in images if identical_group_id(image.sha256) == group_id]
-        members = copies if len(copies) > 1 else identical
-        if len(members) < 2:
-            raise GroupNotFound(f"No group of duplicates has the id {group_id}.")
+    def dismiss(self, group_id: UUID, images: Sequence[Image], named: Sequence[UUID] | None) -> None:
+        """`images`: those that can be searched."""
+        copies = {image_id for image_id, group in self._group_of.items() if group == group_id}
+        identical = {image.id for image in images if identical_group_id(image.sha256) == group_id}
+        chosen = copies | identical if named is None else {image.id for image in images} & {*named}
+        for members in (copies, identical):
+            if len(dismissed := sorted(members & chosen)) > 1:
+                break
+        else:
+            raise GroupNotFound(f"No group {group_id} of duplicates has two of these images.")
         dismissal = uuid4()
-        for image_id in members:
+        for image_id in dismissed:
             self._dismissals.setdefault(image_id, set()).add(dismissal)
-            if members is copies:
+        if members is copies:
+            for image_id in dismissed if copies <= chosen else dismissed[1:]:
                 del self._group_of[image_id]
 
     def note(self, image_id: UUID) -> CopyNote | None:

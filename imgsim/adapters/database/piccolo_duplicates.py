@@ -1,6 +1,6 @@
 """Groups of duplicates: copies in a table of their own, identical bytes by the images' digests."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid4
 
 from piccolo.querystring import QueryString
@@ -13,7 +13,6 @@ from imgsim.core.models import CopyNote, DuplicateGroup, ImageState, Match, iden
 
 _MOST_IMAGES = 100
 _SECONDS_TO_LOOK = 60.0
-_DISMISSED_AT_ONCE = 1000
 _SEARCHABLE = f"image.deleted_at IS NULL AND image.state = '{ImageState.DONE}' AND image.model IS NOT NULL"
 
 
@@ -160,19 +159,31 @@ class PiccoloDuplicates:
         )
         return [group for group in groups if len(group.images) > 1]
 
-    async def dismiss_group(self, group_id: UUID) -> None:
-        copies = QueryString("SELECT image AS id FROM copy_member WHERE copy_group = {}", group_id)
-        identical = QueryString(
+    async def dismiss_group(self, group_id: UUID, images: Sequence[UUID] | None = None) -> None:
+        dismissal = uuid4()
+        mark, leave = _mark(self._copies(group_id, images), dismissal), _leave(group_id, dismissal)
+        marked = (await self._session.execute(*self._one_at_a_time(), mark, leave))[-2]
+        if not marked:
+            (marked,) = await self._session.execute(_mark(self._identical_images(group_id, images), dismissal))
+        if not marked:
+            raise GroupNotFound(f"No group {group_id} of duplicates has two of these images.")
+
+    def _copies(self, group_id: UUID, images: Sequence[UUID] | None) -> QueryString:
+        members = QueryString("SELECT image AS id FROM copy_member WHERE copy_group = {}", group_id)
+        if images is None:
+            return members
+        some = self._session.dialect.one_of(images)
+        return QueryString(f"SELECT id FROM image WHERE id {{}} AND {_SEARCHABLE} AND id IN ({{}})", some, members)
+
+    def _identical_images(self, group_id: UUID, images: Sequence[UUID] | None) -> QueryString:
+        members = QueryString(
             f"SELECT id FROM image WHERE sha256 >= {{}} AND sha256 <= {{}} AND {_SEARCHABLE}",
             group_id.hex + "0" * 32,
             group_id.hex + "f" * 32,
         )
-        for members in (copies, identical):
-            image_ids = [uuid_of(row["id"]) for row in await self._session.select(members)]
-            if len(image_ids) > 1:
-                await self._session.execute(*self._one_at_a_time(), *self._apart(image_ids, members is copies))
-                return
-        raise GroupNotFound(f"No group of duplicates has the id {group_id}.")
+        if images is None:
+            return members
+        return QueryString("{} AND id {}", members, self._session.dialect.one_of(images))
 
     async def copy_notes(self, image_ids: Sequence[UUID]) -> Sequence[CopyNote]:
         if not image_ids:
@@ -212,13 +223,27 @@ class PiccoloDuplicates:
         if members or dismissals:
             await self._session.execute(*self._one_at_a_time(), *members, *dismissals)
 
-    def _apart(self, image_ids: Sequence[UUID], copies: bool) -> Iterable[QueryString]:
-        """Copies leave their group by their ids: also where something has joined it to another meanwhile."""
-        dismissal = uuid4()
-        for start in range(0, len(image_ids), _DISMISSED_AT_ONCE):
-            some = image_ids[start : start + _DISMISSED_AT_ONCE]
-            rows = ", ".join("({}, {})" for _ in some)
-            values = [value for image_id in some for value in (image_id, dismissal)]
-            yield QueryString(f"INSERT INTO not_copies (image, dismissal) VALUES {rows}", *values)
-            if copies:
-                yield QueryString("DELETE FROM copy_member WHERE image {}", self._session.dialect.one_of(some))
+
+def _mark(members: QueryString, dismissal: UUID) -> QueryString:
+    """Gives what it marks: nothing where that would be a single image."""
+    return QueryString(
+        # COALESCE, since PostgreSQL takes the type of a parameter from what stands beside it.
+        "INSERT INTO not_copies (image, dismissal) SELECT id, COALESCE({}, id) FROM ({}) AS members "
+        "WHERE (SELECT COUNT(*) FROM ({}) AS counted) > 1 RETURNING image",
+        dismissal,
+        members,
+        members,
+    )
+
+
+def _leave(group_id: UUID, dismissal: UUID) -> QueryString:
+    """What was marked leaves its group; the oldest stays with what was not."""
+    marked = QueryString("SELECT image FROM not_copies WHERE dismissal = {}", dismissal)
+    return QueryString(
+        "DELETE FROM copy_member WHERE image IN ({}) AND (image > ({} ORDER BY image LIMIT 1) OR NOT EXISTS ("
+        "SELECT 1 FROM copy_member AS other WHERE other.copy_group = {} AND other.image NOT IN ({})))",
+        marked,
+        marked,
+        group_id,
+        marked,
+    )

@@ -202,10 +202,16 @@ async def read_bytes(request: AnyRequest, max_bytes: int, what: str) -> bytearra
 
 async def read_json(request: AnyRequest, kind: type[T]) -> T:
     """The JSON body as `kind` (a msgspec Struct). ``InvalidRequest`` says which value does not fit."""
-    body = await read_bytes(request, _LARGEST_JSON, "The JSON body")
-    if not body:
+    found = await read_json_if_any(request, kind)
+    if found is None:
         raise InvalidRequest("The body is empty; it must be JSON.")
-    return parse_json(body, kind, "The body")
+    return found
+
+
+async def read_json_if_any(request: AnyRequest, kind: type[T]) -> T | None:
+    """As ``read_json``; None for an empty body."""
+    body = await read_bytes(request, _LARGEST_JSON, "The JSON body")
+    return parse_json(body, kind, "The body") if body else None
 
 
 def parse_json(text: str | bytes | bytearray, kind: type[T], what: str) -> T:

@@ -142,13 +142,15 @@ def _form(properties: dict[str, Schema], required: list[str]) -> OpenAPIMediaTyp
     return OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT, properties=dict(properties), required=required))
 
 
-def _operation(content: dict[str, OpenAPIMediaType]) -> type[Operation]:
+def _operation(content: dict[str, OpenAPIMediaType], required: bool = True) -> type[Operation]:
+    body = RequestBody(content=content, required=required)
+
     @dataclass
     class OperationWithBody(Operation):
-        request_body: RequestBody | None = field(default_factory=lambda: RequestBody(content=content, required=True))
+        request_body: RequestBody | None = field(default_factory=lambda: body)
 
         def __post_init__(self) -> None:
-            self.request_body = RequestBody(content=content, required=True)
+            self.request_body = body
 
     return OperationWithBody
 
@@ -179,8 +181,8 @@ def _type_of(value: dict[str, Any]) -> OpenAPIType | list[OpenAPIType] | None:
     return OpenAPIType(value["type"]) if "type" in value else None
 
 
-def json_body(kind: type[msgspec.Struct], example: dict[str, Any]) -> type[Operation]:
-    return _operation({"application/json": _schema_of(kind, example)})
+def json_body(kind: type[msgspec.Struct], example: dict[str, Any], required: bool = True) -> type[Operation]:
+    return _operation({"application/json": _schema_of(kind, example)}, required)
 
 
 upload_body = _operation(

@@ -1,5 +1,6 @@
 """Groups of duplicates, page by page."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from imgsim.core.errors import InvalidRequest
@@ -26,9 +27,10 @@ class DuplicatesService:
         page = groups[:limit]
         return DuplicatePage(page, _cursor(page[-1]) if len(groups) > limit else None)
 
-    async def dismiss(self, group_id: UUID) -> None:
-        """Mark the images of the group as no duplicates of each other. ``GroupNotFound``."""
-        await self._images.dismiss_group(group_id)
+    async def dismiss(self, group_id: UUID, images: Sequence[UUID] | None = None) -> None:
+        """Mark the images of the group, with `images` these of it, as no duplicates of each other; see
+        ``ImageRepository.dismiss_group``. ``GroupNotFound``."""
+        await self._images.dismiss_group(group_id, images)
 
 
 def _cursor(last: DuplicateGroup) -> str:

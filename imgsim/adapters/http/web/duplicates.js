@@ -143,11 +143,11 @@ function groupCard(group, leave) {
 
   async function dismiss() {
     // Of many, some may well be copies of each other, and it cannot be taken back.
-    const question = "No two of this group, shown or not, will be called duplicates of each other again.";
+    const question = "No two of them will be called duplicates of each other again.";
     if (members.size > 2 && !(await confirmed(`Are none of these ${members.size} duplicates?`, question, "None are")))
       return;
     try {
-      await api.post(`/duplicates/${group.id}/dismiss`);
+      await api.post(`/duplicates/${group.id}/dismiss`, { images: [...members.keys()] });
       notice("Marked as not duplicates.");
       leave(card);
     } catch (error) {
