@@ -73,11 +73,12 @@ def index(
     that have begun, a second one at once; run it again and it goes on, since the same bytes are stored once.
     """
     from imgsim.bulk_report import FailureLog
-    from imgsim.core.services.ingest import valid_collection, valid_tags
+    from imgsim.core.services.ingest import valid_collection, valid_on_copy, valid_tags
 
     settings = settings_of(config, data_dir)
     valid_collection(collection)
     valid_tags(tags)
+    valid_on_copy(on_copy, finds_copies=server is not None or settings.plugins.finds_copies)
     _check(sources, lists)
     with contextlib.ExitStack() as opened:
         listed = opened.enter_context(_standard_input()) if "-" in (*sources, *lists) else None

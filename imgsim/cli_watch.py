@@ -63,11 +63,12 @@ def watch(
     A line on stderr for each image, and what failed with the reason; at the end a summary. A server or a part that
     is away is waited for, however long. The first Ctrl-C finishes what has begun.
     """
-    from imgsim.core.services.ingest import valid_collection, valid_tags
+    from imgsim.core.services.ingest import valid_collection, valid_on_copy, valid_tags
 
     settings = settings_of(config, data_dir)
     valid_collection(collection)
     valid_tags(tags)
+    valid_on_copy(on_copy, finds_copies=server is not None or settings.plugins.finds_copies)
 
     async def main() -> "BulkReport":
         from imgsim.bulk import BulkImport

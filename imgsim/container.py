@@ -193,6 +193,7 @@ class Container(containers.DeclarativeContainer):
         pictures=pictures,
         precedence=precedence,
         max_bytes=settings.provided.upload.max_bytes,
+        finds_copies=settings.provided.plugins.finds_copies,
     )
     direct = providers.Singleton(
         DirectUploadService,
@@ -251,6 +252,7 @@ class Container(containers.DeclarativeContainer):
         folder=providers.Callable(_import_folder, settings),
         at_once=settings.provided.imports.at_once,
         concurrency=settings.provided.imports.concurrency,
+        finds_copies=settings.provided.plugins.finds_copies,
     )
 
     plugins = providers.Singleton(load_plugins, settings.provided.plugins.disabled)

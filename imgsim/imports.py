@@ -41,9 +41,10 @@ class Given:
     tags: Sequence[str] = ()
     on_copy: str = OnCopy.ACCEPT
 
-    def checked(self) -> tuple[str, Sequence[str], OnCopy]:
+    def checked(self, finds_copies: bool) -> tuple[str, Sequence[str], OnCopy]:
         """``InvalidRequest``."""
-        return valid_collection(self.collection), valid_tags(self.tags), valid_on_copy(self.on_copy)
+        on_copy = valid_on_copy(self.on_copy, finds_copies)
+        return valid_collection(self.collection), valid_tags(self.tags), on_copy
 
 
 class ImportService:
@@ -62,12 +63,14 @@ class ImportService:
         folder: Path,
         at_once: int,
         concurrency: int,
+        finds_copies: bool,
     ) -> None:
         self._uploads = uploads
         self._reach = reach
         self._folder = folder
         self._at_once = at_once
         self._concurrency = concurrency
+        self._finds_copies = finds_copies
         self._imports: OrderedDict[UUID, ImportRun] = OrderedDict()
         self._arriving = 0
         self._stopping = False
@@ -92,6 +95,10 @@ class ImportService:
             yield
         finally:
             self._arriving -= 1
+
+    def check(self, given: Given) -> None:
+        """``InvalidRequest``."""
+        given.checked(self._finds_copies)
 
     async def start_file(self, file: BinaryIO, name: str, given: Given) -> ImportStatus:
         """Import what `file`, an archive, a table or a list called `name`, holds. It may be closed afterwards."""
@@ -158,7 +165,7 @@ class ImportService:
         return replace(self._reach, stopping=lambda: stop.is_set() or self._stopping)
 
     async def _start(self, source: Source, given: Given, stop: threading.Event) -> ImportRun:
-        collection, tags, on_copy = given.checked()
+        collection, tags, on_copy = given.checked(self._finds_copies)
         try:
             total = await in_thread(source.count)
             items = source.items()

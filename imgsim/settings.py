@@ -214,6 +214,11 @@ class Pipeline(Section):
 class Plugins(Section):
     disabled: tuple[str, ...] = Field((), description="Plugins that are not loaded, by name.")
 
+    @property
+    def finds_copies(self) -> bool:
+        """Whether uploads are compared with what is there."""
+        return "copies" not in self.disabled
+
 
 class Log(Section):
     level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")

@@ -646,5 +646,11 @@ def test_wrong_usage_ends_with_2_and_a_sentence_on_stderr(arguments: list[str]) 
     assert re.search(r"^(Error|imgsim): .+\.", wrong.err, re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", ["index", "watch"])
+def test_what_to_do_with_copies_needs_somebody_who_looks_for_them(name: str, tmp_path: Path) -> None:
+    refused = run(name, "--on-copy", "reject", tmp_path, PLUGINS__DISABLED="copies", status=2)
+    refused.said("imgsim: on_copy=reject needs the plugin copies, which is off here (plugins.disabled).")
+
+
 def test_the_version_is_told() -> None:
     assert re.fullmatch(r"imgsim, version \d+\.\d+\.\d+\n", run("--version").out)

@@ -197,6 +197,21 @@ def test_of_copies_sent_at_once_exactly_one_stays(client: httpx.Client, collecti
     assert sum(image["embedding"] is not None for image in images) == 1
 
 
+def test_without_the_plugin_copies_nothing_is_promised_of_them(tmp_path: Path, photos: list[Path]) -> None:
+    settings = {"IMGSIM_PLUGINS__DISABLED": "copies", "IMGSIM_EMBEDDER__URL": "colour:"}
+    data = photos[0].read_bytes()
+    announced = {"sha256": "0" * 64, "content_type": "image/png", "bytes": 7, "on_copy": "flag"}
+    with ImgsimServer(tmp_path, settings) as server, server.client() as client:
+        for answer in (
+            client.post("/images/upload", files={"file": data}, data={"on_copy": "flag"}),
+            client.post("/images/presign", json=announced),
+            client.post("/imports", files={"file": ("list.txt", b"")}, data={"on_copy": "reject"}),
+        ):
+            assert (answer.status_code, answer.json()["type"]) == (400, "urn:imgsim:error:invalid-request")
+            assert "needs the plugin copies, which is off here (plugins.disabled)" in answer.json()["detail"]
+        assert uploaded(client, data, "default", on_copy="accept")["state"] == "done"
+
+
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=101", "limit=x", "cursor=x", "cursor=copy-x", "cursor=identical-0"]
 )

@@ -197,6 +197,7 @@ class Bench:
             pictures=self.pictures,
             precedence=self.precedence,
             max_bytes=100_000,
+            finds_copies=True,
         )
 
     def runner(

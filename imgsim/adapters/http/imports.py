@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, post
@@ -17,7 +18,7 @@ from imgsim.adapters.http.services import Injected
 from imgsim.core.errors import InvalidRequest
 from imgsim.core.imports import ImportStatus
 from imgsim.core.models import OnCopy
-from imgsim.imports import Given
+from imgsim.imports import Given, ImportService
 from imgsim.sources import check_name
 
 
@@ -46,8 +47,9 @@ class ImportsController(Controller):
         imports = services.imports()
         with imports.place():
             limit, folder = services.max_import_bytes, imports.folder()
-            async with read_large_form(request, limit, folder, "imports.max_bytes", _check) as form:
-                _check(form)
+            check = partial(_check, imports)
+            async with read_large_form(request, limit, folder, "imports.max_bytes", check) as form:
+                check(form)
                 given, url = _given(form), form.one("url")
                 if bool(form.files) == bool(url):
                     raise InvalidRequest("The form has either a file in the field 'file', or an s3 URL in 'url'.")
@@ -95,10 +97,10 @@ class ImportsController(Controller):
         return await services.imports().stop_one(import_id)
 
 
-def _check(form: Form) -> None:
+def _check(imports: ImportService, form: Form) -> None:
     """What can be told without the rest of the body."""
     form.only({"collection", "tags", "url", "on_copy"})
-    _given(form).checked()
+    imports.check(_given(form))
     for file in form.files:
         check_name(file.filename)
 

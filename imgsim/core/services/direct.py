@@ -30,7 +30,6 @@ from imgsim.core.services.ingest import (
     valid_collection,
     valid_filename,
     valid_metadata,
-    valid_on_copy,
     valid_sha256,
     valid_tags,
 )
@@ -102,7 +101,7 @@ class DirectUploadService:
             tags=valid_tags(tags),
             metadata=valid_metadata(metadata or {}),
             expires_at=expires_at + _GRACE,
-            on_copy=valid_on_copy(on_copy),
+            on_copy=self._ingest.valid_on_copy(on_copy),
         )
         existing = await self._images.find(collection, sha256)
         if existing is not None:

@@ -73,6 +73,7 @@ class IngestService:
         pictures: PictureBuffer,
         precedence: Precedence,
         max_bytes: int,
+        finds_copies: bool,
     ) -> None:
         self._objects = objects
         self._images = images
@@ -82,6 +83,7 @@ class IngestService:
         self._pictures = pictures
         self._precedence = precedence
         self._max_bytes = max_bytes
+        self._finds_copies = finds_copies
         self._rung: list[UUID] = []
         self._marking: asyncio.Task[None] | None = None
 
@@ -103,7 +105,7 @@ class IngestService:
         collection = valid_collection(collection)
         tags = valid_tags(tags)
         metadata = valid_metadata(metadata or {})
-        on_copy = valid_on_copy(on_copy)
+        on_copy = self.valid_on_copy(on_copy)
         size = file.seek(0, os.SEEK_END)
         if size > self._max_bytes:
             raise TooLarge(f"The upload has {size} bytes; at most {self._max_bytes} are taken (upload.max_bytes).")
@@ -127,6 +129,10 @@ class IngestService:
             )
             await self._objects.put(original_key(image.id), file, image.content_type)
             return await self.accept(image, found.picture)
+
+    def valid_on_copy(self, text: str) -> OnCopy:
+        """``InvalidRequest`` also for what cannot be done here."""
+        return valid_on_copy(text, self._finds_copies)
 
     async def accept(self, image: Image, picture: Picture) -> Image:
         """Add and queue `image`, whose bytes are stored already; where its collection has them, remove
@@ -213,12 +219,16 @@ def new_image(
     )
 
 
-def valid_on_copy(text: str) -> OnCopy:
+def valid_on_copy(text: str, finds_copies: bool = True) -> OnCopy:
+    """`finds_copies`: whether somebody looks for them."""
     try:
-        return OnCopy(text)
+        on_copy = OnCopy(text)
     except ValueError as error:
         known = ", ".join(OnCopy)
         raise InvalidRequest(f"{text[:80]!r} is nothing that on_copy can be: {known}.") from error
+    if on_copy is not OnCopy.ACCEPT and not finds_copies:
+        raise InvalidRequest(f"on_copy={on_copy} needs the plugin copies, which is off here (plugins.disabled).")
+    return on_copy
 
 
 def valid_collection(name: str) -> str:
