@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from uuid import UUID
 
-import msgspec
-
 from imgsim.bulk import Uploads
 from imgsim.client import AsyncClient, ClientError
 from imgsim.core.errors import ImgsimError, InvalidRequest, Unauthorized
@@ -18,7 +16,7 @@ from imgsim.core.models import Image, ImageFilter, ImageState, SearchFilter
 from imgsim.core.ports import Adapter
 from imgsim.core.services.search import Page
 from imgsim.settings import Settings
-from imgsim.uploads import ServiceUploads
+from imgsim.uploads import ServiceUploads, as_json
 
 if TYPE_CHECKING:
     from imgsim.container import Container
@@ -53,10 +51,10 @@ class DirectoryTarget(ServiceUploads):
         with path.open("rb") as file:
             found = await self._container.reader().inspect(file)
             sha256 = await self._container.reader().sha256(file)
-        return _json(await self._container.search().by_picture(found.picture, page, where, sha256))
+        return as_json(await self._container.search().by_picture(found.picture, page, where, sha256))
 
     async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
-        return _json(await self._container.search().by_text(text, page, where))
+        return as_json(await self._container.search().by_text(text, page, where))
 
     async def status(self) -> Json:
         counts = await self._container.images().counts()
@@ -80,7 +78,7 @@ class DirectoryTarget(ServiceUploads):
                 return [str(image_id) for image_id in ids]
 
     async def retry(self, image_id: str) -> Json:
-        return _json(await self._container.lifecycle().retry(_uuid(image_id)))
+        return as_json(await self._container.lifecycle().retry(_uuid(image_id)))
 
 
 class ServerTarget:
@@ -106,7 +104,7 @@ class ServerTarget:
                 source, filename=filename, collection=collection, tags=tags, metadata=metadata, on_copy=on_copy
             )
         self._repeats = image.duplicate
-        return _json(image)
+        return as_json(image)
 
     async def _find(self, source: Path | BinaryIO, collection: str) -> Image | None:
         """The image that has the bytes of `source`, which need not be sent then."""
@@ -117,16 +115,16 @@ class ServerTarget:
         return None
 
     async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
-        return _json(await self._client.update(_uuid(image_id), tags=tags, metadata=metadata))
+        return as_json(await self._client.update(_uuid(image_id), tags=tags, metadata=metadata))
 
     async def wait(self, image_id: str) -> Json:
-        return _json(await self._client.wait(image_id))
+        return as_json(await self._client.wait(image_id))
 
     async def search_image(self, path: Path, page: Page, where: SearchFilter) -> Json:
-        return _json(await self._client.search(path, **_search_parameters(page, where)))
+        return as_json(await self._client.search(path, **_search_parameters(page, where)))
 
     async def search_text(self, text: str, page: Page, where: SearchFilter) -> Json:
-        return _json(await self._client.search(text=text, **_search_parameters(page, where)))
+        return as_json(await self._client.search(text=text, **_search_parameters(page, where)))
 
     async def status(self) -> Json:
         found = {"where": self._client.url, "checks": dict((await self._client.ready()).checks)}
@@ -140,7 +138,7 @@ class ServerTarget:
         return [str(image.id) async for image in self._client.list(state=ImageState.ERROR)]
 
     async def retry(self, image_id: str) -> Json:
-        return _json(await self._client.retry(_uuid(image_id)))
+        return as_json(await self._client.retry(_uuid(image_id)))
 
     async def check(self) -> None:
         """Return when an imgsim server that lets us in is there; for one error instead of one for each file."""
@@ -195,11 +193,6 @@ def _sha256(source: Path | BinaryIO) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def _json(value: Image | Any) -> Json:
-    built: Json = msgspec.to_builtins(value)
-    return built
-
-
 def _search_parameters(page: Page, where: SearchFilter) -> Json:
     """The parameters of a search as ``POST /search`` names them, without those that say nothing."""
     body = {
@@ -210,7 +203,7 @@ def _search_parameters(page: Page, where: SearchFilter) -> Json:
         "not_tag": where.no_tags,
     }
     said = {name: value for name, value in body.items() if value not in (None, (), [], {}, False)}
-    return _json(said)
+    return as_json(said)
 
 
 def _uuid(text: str) -> UUID:

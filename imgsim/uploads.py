@@ -12,6 +12,7 @@ import msgspec
 from imgsim.core.events import EventBus
 from imgsim.core.ports import ImageRepository
 from imgsim.core.services import IngestService, LifecycleService
+from imgsim.core.shown import shown
 
 Json = dict[str, Any]
 
@@ -46,12 +47,10 @@ class ServiceUploads:
     ) -> Json:
         with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
             image = await self._ingest.upload(file, filename, collection, tags, metadata, on_copy=on_copy)
-        built: Json = msgspec.to_builtins(image)
-        return built
+        return as_json(image)
 
     async def update(self, image_id: str, tags: Sequence[str], metadata: Json) -> Json:
-        built: Json = msgspec.to_builtins(await self._lifecycle.update(UUID(image_id), tags, metadata))
-        return built
+        return as_json(await self._lifecycle.update(UUID(image_id), tags, metadata))
 
     async def wait(self, image_id: str) -> Json:
         """The image once it is done or in error."""
@@ -59,7 +58,12 @@ class ServiceUploads:
             while True:
                 image = await self._images.get(UUID(image_id))
                 if image.at_rest or self._leaves():
-                    built: Json = msgspec.to_builtins(image)
-                    return built
+                    return as_json(image)
                 with contextlib.suppress(TimeoutError):  # look again now and then: no event may be the last hope
                     await asyncio.wait_for(listener.next(), _SECONDS_BETWEEN_LOOKS)
+
+
+def as_json(answer: Any) -> Json:
+    """`answer` as it goes over the wire."""
+    built: Json = msgspec.to_builtins(shown(answer))
+    return built

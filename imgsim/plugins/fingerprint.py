@@ -40,7 +40,8 @@ class FingerprintStage:
         self._known = known
 
     async def run(self, ctx: StageContext) -> dict[str, Any] | None:
-        """PDQ hash (hexadecimal), its quality, width by height, and ``detail``: grey levels, for the comparison only.
+        """PDQ hash (hexadecimal), its quality, width by height, and ``detail``: grey levels, for the comparison
+        only, which no answer shows.
 
         None for a plain area.
         """

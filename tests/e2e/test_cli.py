@@ -422,6 +422,7 @@ def test_search_for_programs_gives_the_answer_of_the_http_api(indexed: Path, cla
     assert 99 < hit["percentile"] <= 100
     assert hit["image"]["tags"] == ["worn", "pair"]
     assert hit["image"]["state"] == "done"
+    assert hit["image"]["features"]["fingerprint"].keys() == {"pdq", "quality", "aspect"}
 
 
 def test_search_stays_in_the_collection_it_is_told(indexed: Path, classes: Path) -> None:

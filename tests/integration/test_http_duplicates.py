@@ -123,6 +123,40 @@ def test_dismissed_images_are_no_group_any_more(client: httpx.Client, collection
     assert matches(client.get(f"/images/{one}/similar"))[two] == "copy"  # what they are, not what was said of them
 
 
+def images_in(answer: Any) -> list[Json]:
+    """However deep they lie in it."""
+    if isinstance(answer, list):
+        return [image for each in answer for image in images_in(each)]
+    if isinstance(answer, dict):
+        return [answer] if "features" in answer else images_in([*answer.values()])
+    return []
+
+
+def test_no_answer_has_what_only_comparing_needs(client: httpx.Client, collection: str, photos: list[Path]) -> None:
+    data, here = photos[7].read_bytes(), {"collection": collection}
+    one, _ = uploaded(client, data, collection), uploaded(client, change(photos[7], "resize"), collection)
+    path = f"/images/{one['id']}"
+    announced = {"sha256": one["sha256"], "content_type": "image/jpeg", "bytes": len(data), **here}
+    for answer in (
+        client.get(path),
+        client.get(path, params={"vector": True}),
+        client.patch(path, json={"tags": ["a"]}),
+        client.post(f"{path}/complete"),
+        client.post("/images/presign", json=announced),
+        client.post("/images/upload", files={"file": data}, data=here),
+        client.get("/images", params=here),
+        client.get("/images", params={"sha256": one["sha256"], **here}),
+        client.get(f"{path}/similar"),
+        client.post("/search", files={"file": data}, data=here),
+        client.post("/search", json={"positive": [one["id"]], **here}),
+        client.get("/duplicates", params=here),
+    ):
+        images = images_in(answer.raise_for_status().json())
+        assert images
+        for image in images:
+            assert image["features"]["fingerprint"].keys() == {"pdq", "quality", "aspect"}, answer.request.url
+
+
 def test_only_the_images_that_were_seen_are_dismissed(
     client: httpx.Client, collection: str, photos: list[Path]
 ) -> None:

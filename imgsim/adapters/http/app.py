@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from litestar import Litestar, Router
+from litestar import Litestar, Response, Router
 from litestar.di import Provide
 from litestar.plugins.prometheus import PrometheusConfig
 
@@ -23,6 +23,7 @@ from imgsim.adapters.http.problems import EXCEPTION_HANDLERS
 from imgsim.adapters.http.search import SearchController
 from imgsim.adapters.http.services import Services
 from imgsim.adapters.http.sessions import SessionController
+from imgsim.core.shown import shown
 
 _MOST_ENCODED_FILES = 64
 _LARGEST_FIELDS = 1 << 20  # of a form, beside its file
@@ -54,6 +55,7 @@ def create_app(services: Services, routes: Collection[str]) -> Litestar:
         route_handlers=handlers,
         dependencies={"services": Provide(lambda: services, sync_to_thread=False, use_cache=True)},
         exception_handlers=EXCEPTION_HANDLERS,
+        after_request=_show,
         guards=[api_key_guard(services.api_keys, services.loopback_only)],
         middleware=[PrometheusConfig(app_name="imgsim", prefix="imgsim_http", group_path=True).middleware],
         openapi_config=openapi_config(),
@@ -62,3 +64,10 @@ def create_app(services: Services, routes: Collection[str]) -> Litestar:
         logging_config=None,  # the command line has set it up
         debug=False,
     )
+
+
+async def _show(response: Any) -> Any:
+    """Of every route, so that none can forget it. Some give an ASGI app, which has no content to look at."""
+    if isinstance(response, Response):
+        response.content = shown(response.content)
+    return response

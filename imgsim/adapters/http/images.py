@@ -18,6 +18,7 @@ from imgsim.core.errors import InvalidRequest
 from imgsim.core.filters import parse_time, valid_filter
 from imgsim.core.models import Image, ImageFilter, ImagePage, ImageState, OnCopy
 from imgsim.core.services.ingest import valid_collection, valid_sha256
+from imgsim.core.shown import shown
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most, 1 to 100.")]
 Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
@@ -194,7 +195,7 @@ class ImagesController(Controller):
         if not vector:
             return Response(image)
         values = await services.search().vector(image)
-        body = msgspec.to_builtins(image)
+        body = msgspec.to_builtins(shown(image))
         body["embedding"]["vector"] = values.tolist()
         return Response(body)
 
