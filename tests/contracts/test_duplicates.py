@@ -203,6 +203,28 @@ async def test_of_identical_images_only_the_named_are_told_apart(repository: Ima
     assert ids(await identical(repository)) == [[a, c, d]]
 
 
+async def test_who_was_told_apart_from_one_that_is_left_out_is_not_left_out(repository: ImageRepository) -> None:
+    a, b, c, d = await with_bytes(repository, "aa" * 32, "one", "two", "three", "four")
+    (group,) = await identical(repository)
+    for pair in ([a, b], [b, c]):
+        await repository.dismiss_group(group.id, pair)
+    assert ids(await identical(repository)) == [[a, c, d]]
+    await repository.dismiss_group(group.id, [a, c, d])
+    assert ids(await identical(repository)) == []
+
+
+async def test_groups_are_found_among_many_digests_that_are_none(repository: ImageRepository) -> None:
+    digests = [f"{number:02x}" * 32 for number in range(12)]
+    members = {sha256: await with_bytes(repository, sha256, "one", "two") for sha256 in digests}
+    for sha256 in digests[:5]:
+        await repository.dismiss_group(UUID(hex=sha256[:32]))
+    for sha256 in digests[6:11]:
+        await repository.entomb(members[sha256][1])
+    assert ids(list(await repository.identical_groups(1))) == [members[digests[5]]]
+    assert ids(list(await repository.identical_groups(1, digests[5]))) == [members[digests[11]]]
+    assert ids(await identical(repository)) == [members[digests[5]], members[digests[11]]]
+
+
 async def test_copies_that_are_noted_at_once_all_meet(repository: ImageRepository) -> None:
     image_ids = await done(repository, 12)
     pairs = zip(image_ids[1:], image_ids, strict=False)

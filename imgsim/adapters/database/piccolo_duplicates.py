@@ -13,7 +13,27 @@ from imgsim.core.models import CopyNote, DuplicateGroup, ImageState, Match, iden
 
 _MOST_IMAGES = 100
 _SECONDS_TO_LOOK = 60.0
-_SEARCHABLE = f"image.deleted_at IS NULL AND image.state = '{ImageState.DONE}' AND image.model IS NOT NULL"
+
+
+def _searchable(image: str = "image") -> str:
+    """CASE keeps both engines from the index of the states, most of which are this one."""
+    state = f"CASE WHEN {image}.deleted_at IS NULL THEN {image}.state END"
+    return f"{state} = '{ImageState.DONE}' AND {image}.model IS NOT NULL"
+
+
+_SEARCHABLE = _searchable()
+_TOLD_APART = (
+    "EXISTS (SELECT 1 FROM not_copies AS mine JOIN not_copies AS its ON its.dismissal = mine.dismissal "
+    "WHERE mine.image = oldest.id AND its.image = other.id)"
+)
+_IS_GROUP = (
+    # The oldest image with these bytes, and one that nobody has told apart from it. The cast keeps PostgreSQL from
+    # reading images in the order of their ids until it meets these bytes.
+    "(SELECT 1 FROM image AS oldest JOIN image AS other ON other.sha256 = oldest.sha256 AND other.id <> oldest.id "
+    "WHERE oldest.id = (SELECT id FROM image AS one WHERE one.sha256 = image.sha256 "
+    f"AND {_searchable('one')} ORDER BY CAST(id AS TEXT) LIMIT 1) "
+    f"AND {_searchable('other')} AND NOT {_TOLD_APART} LIMIT 1) IS NOT NULL"
+)
 
 
 class PiccoloDuplicates:
@@ -107,21 +127,25 @@ class PiccoloDuplicates:
     async def identical_groups(self, limit: int, after: str = "") -> Sequence[DuplicateGroup]:
         found: list[DuplicateGroup] = []
         while len(found) < limit:
-            rows = await self._session.select(
-                QueryString(  # from the index alone, so with tombstones and dismissals
-                    "SELECT sha256 FROM image WHERE sha256 > {} GROUP BY sha256 HAVING COUNT(*) > 1 "
-                    "ORDER BY sha256 LIMIT {}",
-                    after,
-                    limit,
-                ),
-                _SECONDS_TO_LOOK,
-            )
-            if not rows:
+            digests = await self._digests_of_groups(limit, after)
+            found += await self._identical(digests) if digests else []
+            if len(digests) < limit:
                 break
-            digests = [row["sha256"] for row in rows]
-            found += await self._identical(digests)
             after = digests[-1]
         return found[:limit]
+
+    async def _digests_of_groups(self, limit: int, after: str) -> Sequence[str]:
+        """Which digests are repeated is read off their index; rows are read of these alone."""
+        rows = await self._session.select(
+            QueryString(
+                f"SELECT sha256 FROM image WHERE sha256 > {{}} GROUP BY sha256 HAVING COUNT(*) > 1 AND {_IS_GROUP} "
+                "ORDER BY sha256 LIMIT {}",
+                after,
+                limit,
+            ),
+            _SECONDS_TO_LOOK,
+        )
+        return [row["sha256"] for row in rows]
 
     async def _identical(self, digests: Sequence[str]) -> Sequence[DuplicateGroup]:
         places = ", ".join("{}" for _ in digests)
@@ -134,16 +158,16 @@ class PiccoloDuplicates:
             )
         )
         by_group: dict[UUID, list[UUID]] = {}
-        seen: set[tuple[str, str]] = set()  # the dismissals that have an image in a group
+        taken: set[tuple[str, str]] = set()  # the dismissals that have an image in a group
         dismissals: dict[tuple[str, UUID], set[tuple[str, str]]] = {}
         for row in rows:
             own = dismissals.setdefault((row["sha256"], uuid_of(row["id"])), set())
             if row["dismissal"] is not None:
                 own.add((row["sha256"], str(row["dismissal"])))
         for (sha256, image_id), own in dismissals.items():
-            if not own & seen:
+            if not own & taken:
                 by_group.setdefault(identical_group_id(sha256), []).append(image_id)
-            seen |= own
+                taken |= own
         return await self._groups(Match.IDENTICAL, {key: ids[:_MOST_IMAGES] for key, ids in by_group.items()})
 
     async def _groups(self, match: Match, members: Mapping[UUID, Sequence[UUID]]) -> Sequence[DuplicateGroup]:
