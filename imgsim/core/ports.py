@@ -132,6 +132,13 @@ class ImageRepository(Adapter, Protocol):
         """Replace what is given. ``ImageNotFound`` when there is none."""
         ...
 
+    async def add_tag(self, image_id: UUID, tag: str) -> Image:
+        """Put `tag` behind the tags that the image has in this moment, whoever is changing them; return the image.
+
+        Nothing changes where it is among them, or where they are ``MOST_TAGS`` already. ``ImageNotFound``.
+        """
+        ...
+
     # the life of a job
 
     async def mark_pending(self, image_ids: Sequence[UUID]) -> Sequence[Image]:

@@ -1,5 +1,6 @@
 """The stage ``copies``: which images of its collection this one is a copy of."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,8 @@ from imgsim.core.fingerprints import Fingerprint
 from imgsim.core.models import Hit, Image, ImageState, OnCopy, SearchFilter
 from imgsim.pipeline.stage import Stage, StageContext
 from imgsim.plugins.fingerprint import FingerprintStage, KnownFingerprints
+
+log = logging.getLogger("imgsim.copies")
 
 TAG = "copy"
 """What ``on_copy=flag`` adds."""
@@ -103,9 +106,9 @@ class CopiesStage:
 
     async def _flag(self, ctx: StageContext) -> None:
         # The runner writes tags that have changed to the index.
-        image = await ctx.ports.images.get(ctx.image.id)
+        image = await ctx.ports.images.add_tag(ctx.image.id, TAG)
         if TAG not in image.tags:
-            await ctx.ports.images.update(image.id, tags=[*image.tags, TAG])
+            log.warning("image %s is a copy, but has no room for the tag %r: it has %d", image.id, TAG, len(image.tags))
 
 
 def _stays(image: Image, beside: Image) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from imgsim.core.errors import ImageNotFound, InvalidRequest, LeaseLost, WrongState
+from imgsim.core.filters import MOST_TAGS
 from imgsim.core.models import (
     Bell,
     CacheKey,
@@ -297,6 +298,7 @@ async def test_missing_images(repository: ImageRepository) -> None:
     for call in (
         repository.get(missing),
         repository.update(missing, tags=[]),
+        repository.add_tag(missing, "a"),
         repository.failures(missing),
         repository.retry(missing),
         repository.entomb(missing),
@@ -431,6 +433,45 @@ async def test_update_replaces_what_is_given(repository: ImageRepository) -> Non
     assert list(await repository.list(ImageFilter(tags=["a"]), 10)) == []
     assert list((await repository.update(image.id, tags=[])).tags) == []
     assert list(await repository.list(ImageFilter(tags=["b"]), 10)) == []
+
+
+async def with_tag(repository: ImageRepository, tag: str) -> list[UUID]:
+    return [image.id for image in await repository.list(ImageFilter(tags=[tag]), 1000)]
+
+
+async def test_a_tag_is_added_once_behind_the_others(repository: ImageRepository) -> None:
+    image = await add(repository, tags=["b", "ü"])
+    for _ in range(2):
+        tagged = await repository.add_tag(image.id, 'a "{}" \\')
+        assert list(tagged.tags) == ["b", "ü", 'a "{}" \\']
+    assert tagged == await repository.get(image.id)
+    assert tagged.updated_at > image.updated_at
+    assert await with_tag(repository, 'a "{}" \\') == [image.id]
+
+
+async def test_of_tags_that_are_added_at_once_there_are_no_more_than_an_image_can_have(
+    repository: ImageRepository,
+) -> None:
+    image = await add(repository, tags=[f"{number}" for number in range(MOST_TAGS - 3)])
+    new = [f"new {number}" for number in range(8)]
+    answers = await asyncio.gather(*(repository.add_tag(image.id, tag) for tag in new))
+    tags = list((await repository.get(image.id)).tags)
+    assert (len(tags), tags[: MOST_TAGS - 3], len({*tags})) == (MOST_TAGS, list(image.tags), MOST_TAGS)
+    for tag, answer in zip(new, answers, strict=True):
+        assert (tag in answer.tags, await with_tag(repository, tag)) == (tag in tags, [image.id] * (tag in tags))
+
+
+async def test_a_tag_that_is_added_while_others_are_replaced_undoes_no_change(repository: ImageRepository) -> None:
+    for number in range(10):
+        image = await add(repository, tags=["old"])
+        changes = [repository.update(image.id, tags=[f"{number} {n}"], metadata={"n": n}) for n in range(4)]
+        changes.insert(number % 5, repository.add_tag(image.id, "copy"))
+        await asyncio.gather(*changes)
+        changed = await repository.get(image.id)
+        replaced = f"{number} {changed.metadata['n']}"
+        assert list(changed.tags) in ([replaced], [replaced, "copy"])
+        assert (image.id in await with_tag(repository, "copy")) == ("copy" in changed.tags)
+        assert await with_tag(repository, replaced) == [image.id]
 
 
 async def test_update_and_the_running_job_leave_each_other_alone(repository: ImageRepository) -> None:

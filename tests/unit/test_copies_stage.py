@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from PIL import Image as Pillow
 
+from imgsim.core.filters import MOST_TAGS
 from imgsim.core.models import Image, ImageState, Match, OnCopy, SearchFilter, SearchHit
 from imgsim.core.services.matches import Sample
 from imgsim.pipeline.runner import Runner
@@ -129,6 +130,16 @@ async def test_a_flagged_copy_gets_a_tag_in_row_and_index(album: Album) -> None:
     image = await album.processed(runner, await album.put(0, 40, tags=["cat"], on_copy="flag"))
     assert (image.searchable, image.tags) == (True, ["cat", "copy"])
     assert await album.tagged("copy") == [image.id]
+
+
+async def test_a_copy_that_has_no_room_for_the_tag_keeps_those_it_has(
+    album: Album, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner, tags = album.stages(), [f"{number}" for number in range(MOST_TAGS)]
+    await album.processed(runner, await album.put(0))
+    image = await album.processed(runner, await album.put(0, 40, tags=tags, on_copy="flag"))
+    assert (image.searchable, image.tags) == (True, tags)
+    assert f"image {image.id} is a copy, but has no room for the tag 'copy'" in caplog.text
 
 
 async def test_a_rejected_copy_is_done_not_searchable_and_in_no_group(album: Album) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from imgsim.adapters.database.memory_duplicates import MemoryDuplicates
 from imgsim.adapters.database.rows import json_of
 from imgsim.core.errors import ImageNotFound, LeaseLost, WrongState
+from imgsim.core.filters import MOST_TAGS
 from imgsim.core.models import (
     STATE_OF_STAGE,
     Bell,
@@ -153,6 +154,12 @@ class MemoryImageRepository:
             tags=row.image.tags if tags is None else list(tags),
             metadata=row.image.metadata if metadata is None else _json(metadata),
         )
+
+    async def add_tag(self, image_id: UUID, tag: str) -> Image:
+        row = self._row(image_id)
+        if tag in row.image.tags or len(row.image.tags) >= MOST_TAGS:
+            return row.copy()
+        return row.change(tags=[*row.image.tags, tag])
 
     # the life of a job
 

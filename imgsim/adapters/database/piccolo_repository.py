@@ -125,6 +125,11 @@ class PiccoloImageRepository(PiccoloJobs, PiccoloReservations, PiccoloDuplicates
             raise ImageNotFound(f"No image has the id {image_id}.")
         return image_of(rows[0])
 
+    async def add_tag(self, image_id: UUID, tag: str) -> Image:
+        statement = statements.add_tag(self._session.dialect, image_id, tag, self._session.now())
+        rows = (await self._session.execute(*statement))[0]
+        return image_of(rows[0]) if rows else await self.get(image_id)
+
     async def retry(self, image_id: UUID) -> Image:
         now = self._session.now()
         values = {

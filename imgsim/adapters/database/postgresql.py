@@ -58,6 +58,9 @@ class PostgreSQLSession:
         lock_table="LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE",
         arrays=True,
         entered="COALESCE(states, jsonb_build_object()) || jsonb_build_object('%s', {})",
+        one_more_tag="tags || to_jsonb({}::text)",
+        has_tag="tags @> to_jsonb({}::text)",
+        count_of_tags="jsonb_array_length(tags)",
     )
 
     def __init__(self, url: str, pool_min: int, pool_max: int) -> None:

@@ -27,6 +27,9 @@ class Dialect:
     arrays: bool = False
     entered: str = "json_set(COALESCE(states, json_object()), '$.%s', {})"
     """The times of the states, with that of the named one changed."""
+    one_more_tag: str = "json_insert(tags, '$[#]', {})"
+    has_tag: str = "EXISTS (SELECT 1 FROM json_each(image.tags) WHERE value = {})"
+    count_of_tags: str = "json_array_length(tags)"
 
     def one_of(self, values: Sequence[UUID]) -> QueryString:
         """What follows a column that is to be one of `values`."""

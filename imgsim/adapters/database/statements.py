@@ -18,6 +18,7 @@ from piccolo.querystring import QueryString
 
 from imgsim.adapters.database.session import Dialect
 from imgsim.adapters.database.tables import ImageRow
+from imgsim.core.filters import MOST_TAGS
 from imgsim.core.models import STATE_OF_STAGE, ImageState, least_id_at
 
 COLUMNS = ", ".join(f'"{column._meta.db_column_name}"' for column in ImageRow._meta.columns)
@@ -52,6 +53,24 @@ def insert_tags(image_id: UUID, tags: Sequence[str]) -> QueryString:
         f"WHERE image.id = {{}} AND image.deleted_at IS NULL",
         *tags,
         image_id,
+    )
+
+
+def add_tag(dialect: Dialect, image_id: UUID, tag: str, now: Time) -> Sequence[QueryString]:
+    """The first gives the image, where it did not have the tag and has room for it. What it knows of the tags is in the
+    row that it changes, since PostgreSQL looks at that again where it had to wait for another change of it."""
+    one_more, has = QueryString(dialect.one_more_tag, tag), QueryString(dialect.has_tag, tag)
+    room = f"NOT {{}} AND {dialect.count_of_tags} < {MOST_TAGS}"
+    which = QueryString(f"id = {{}} AND deleted_at IS NULL AND {room}", image_id, has)
+    return (
+        change({"tags": one_more}, now, which),
+        QueryString(
+            "INSERT INTO image_tag (image, tag) SELECT id, {} FROM image "
+            "WHERE id = {} AND deleted_at IS NULL AND {} ON CONFLICT DO NOTHING",
+            tag,
+            image_id,
+            has,
+        ),
     )
 
 
