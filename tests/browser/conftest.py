@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,20 @@ async def page(context: BrowserContext, watch: Watch) -> AsyncIterator[Page]:
     await expect(page.locator(".gallery")).to_be_visible()
     yield page
     await page.close()
+    assert watch.seen == []
+
+
+@asynccontextmanager
+async def visiting(browser: Browser, watch: Watch) -> AsyncIterator[Page]:
+    """The page of another server, the one of `watch`, as a browser that was never there sees it."""
+    context = await browser.new_context(base_url=watch.url)
+    try:
+        page = await context.new_page()
+        watch.follow(page)
+        await page.goto("/")
+        yield page
+    finally:
+        await context.close()
     assert watch.seen == []
 
 

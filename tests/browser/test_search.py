@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.conftest import Json, Site, Watch
+from tests.browser.conftest import Json, Site, Watch, visiting
 from tests.browser.test_upload import files
 from tests.processes import ImgsimServer, wait_until_at_rest
 from tests.scripted import ScriptedServer, answer
@@ -102,18 +102,12 @@ async def test_words_find_pictures_where_the_model_knows_them(
         for photo in photos[:3]:
             answer = client.post("/images/upload", files={"file": (photo.name, photo.read_bytes())})
             wait_until_at_rest(client, answer.json()["id"])
-        watch = Watch(server.url)
-        context = await browser.new_context(base_url=server.url)
-        page = await context.new_page()
-        watch.follow(page)
-        await page.goto("/")
-        await page.get_by_role("searchbox", name="Search").fill("a yellow fruit")
-        ids = await asked(page, lambda: page.keyboard.press("Enter"))
-        assert await results(page) == ids
-        assert len(ids) == 3
-        await expect(page.get_by_label("Address of an image, or words")).to_have_value("a yellow fruit")
-        await context.close()
-    assert watch.seen == []
+        async with visiting(browser, Watch(server.url)) as page:
+            await page.get_by_role("searchbox", name="Search").fill("a yellow fruit")
+            ids = await asked(page, lambda: page.keyboard.press("Enter"))
+            assert await results(page) == ids
+            assert len(ids) == 3
+            await expect(page.get_by_label("Address of an image, or words")).to_have_value("a yellow fruit")
 
 
 async def test_more_like_this_less_like_that(page: Page, stock: dict[str, Json]) -> None:

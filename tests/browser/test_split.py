@@ -4,7 +4,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser, expect
 
-from tests.browser.conftest import Watch
+from tests.browser.conftest import Watch, visiting
 from tests.processes import ImgsimServer
 from tests.servers import SeaweedFS
 
@@ -14,25 +14,19 @@ async def test_pictures_come_from_the_object_store(
 ) -> None:
     settings = {"IMGSIM_OBJECTS__URL": seaweedfs.new_bucket(), "IMGSIM_EMBEDDER__URL": "colour:"}
     with ImgsimServer(tmp_path / "data", settings | seaweedfs.environment) as server:
-        watch = Watch(server.url, also=seaweedfs.endpoint)
-        context = await browser.new_context(base_url=server.url)
-        page = await context.new_page()
-        watch.follow(page)
-        await page.goto("/")
-        await page.set_input_files("#choose-files", photos[0])
-        await expect(page.locator("#grid .tile.loaded")).to_have_count(1)
-        await page.locator("#grid .tile-link").click()
-        picture = page.locator(".detail-picture img")
-        assert await picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
-        async with page.expect_download() as started:
-            await page.get_by_role("link", name="Download original").click()
-        download = await started.value
-        assert download.suggested_filename == photos[0].name
-        assert (await download.path()).read_bytes() == photos[0].read_bytes()
-        policy = (await page.request.get("/")).headers["content-security-policy"]
-        assert f"img-src 'self' blob: data: {seaweedfs.endpoint};" in policy
-        await context.close()
-    assert watch.seen == []
+        async with visiting(browser, Watch(server.url, also=seaweedfs.endpoint)) as page:
+            await page.set_input_files("#choose-files", photos[0])
+            await expect(page.locator("#grid .tile.loaded")).to_have_count(1)
+            await page.locator("#grid .tile-link").click()
+            picture = page.locator(".detail-picture img")
+            assert await picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
+            async with page.expect_download() as started:
+                await page.get_by_role("link", name="Download original").click()
+            download = await started.value
+            assert download.suggested_filename == photos[0].name
+            assert (await download.path()).read_bytes() == photos[0].read_bytes()
+            policy = (await page.request.get("/")).headers["content-security-policy"]
+            assert f"img-src 'self' blob: data: {seaweedfs.endpoint};" in policy
 
 
 async def test_a_bucket_is_imported_by_its_address(
@@ -45,23 +39,17 @@ async def test_a_bucket_is_imported_by_its_address(
     place = f"s3://{bucket}/album"
     settings = {"IMGSIM_IMPORTS__S3": f"{place}?endpoint={seaweedfs.endpoint}", "IMGSIM_EMBEDDER__URL": "colour:"}
     with ImgsimServer(tmp_path / "data", settings | seaweedfs.environment) as server:
-        watch = Watch(server.url, allowed={403})
-        context = await browser.new_context(base_url=server.url)
-        page = await context.new_page()
-        watch.follow(page)
-        await page.goto("/")
-        await page.click("#open-uploads")
-        await page.get_by_text("Collection, tags, copies").click()
-        address = page.get_by_label("Import from a bucket")
-        await address.fill("https://example.org/photos")
-        await page.get_by_role("button", name="Import", exact=True).click()
-        await expect(page.locator("#toasts")).to_contain_text("s3://bucket/prefix")
-        await address.fill("s3://somewhere-else/album")
-        await page.keyboard.press("Enter")
-        await expect(page.locator(".upload[data-phase=error]")).to_contain_text("imports.s3")
-        await address.fill(place)
-        await page.keyboard.press("Enter")
-        await expect(page.locator(".upload[data-phase=done]")).to_contain_text("3 indexed")
-        await expect(page.locator("#grid .tile")).to_have_count(3)
-        await context.close()
-    assert watch.seen == []
+        async with visiting(browser, Watch(server.url, allowed={403})) as page:
+            await page.click("#open-uploads")
+            await page.get_by_text("Collection, tags, copies").click()
+            address = page.get_by_label("Import from a bucket")
+            await address.fill("https://example.org/photos")
+            await page.get_by_role("button", name="Import", exact=True).click()
+            await expect(page.locator("#toasts")).to_contain_text("s3://bucket/prefix")
+            await address.fill("s3://somewhere-else/album")
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".upload[data-phase=error]")).to_contain_text("imports.s3")
+            await address.fill(place)
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".upload[data-phase=done]")).to_contain_text("3 indexed")
+            await expect(page.locator("#grid .tile")).to_have_count(3)
