@@ -16,10 +16,14 @@ __all__ = ["repository", "template", "url"]
 async def done(repository: ImageRepository, count: int, **changes: object) -> list[UUID]:
     """Ids, ascending, of images that can be searched."""
     image_ids = await add_many(repository, count, **changes)
+    await finish(repository, *image_ids)
+    return image_ids
+
+
+async def finish(repository: ImageRepository, *image_ids: UUID) -> None:
     for image_id in image_ids:
         await claim(repository, image_id)
         await repository.finish(image_id, 1, {}, MODEL)
-    return image_ids
 
 
 def ids(groups: list[DuplicateGroup]) -> list[list[UUID]]:
@@ -104,8 +108,8 @@ async def test_what_is_no_group_cannot_be_dismissed(repository: ImageRepository)
 
 
 async def test_images_that_were_not_named_stay_with_the_oldest_that_was(repository: ImageRepository) -> None:
-    a, b, c, d = await done(repository, 4)
-    (unfinished,) = await add_many(repository, 1)
+    a, b, c, d, unfinished = await add_many(repository, 5)
+    await finish(repository, a, b, c, d)
     await repository.note_copies(b, [a])
     await repository.note_copies(c, [b])
     await repository.note_copies(d, [c, unfinished])
@@ -114,8 +118,7 @@ async def test_images_that_were_not_named_stay_with_the_oldest_that_was(reposito
     await repository.note_copies(c, [b])
     await repository.note_copies(d, [c])
     assert ids(await copies(repository)) == [[a, b]]
-    await claim(repository, unfinished)
-    await repository.finish(unfinished, 1, {}, MODEL)
+    await finish(repository, unfinished)
     assert ids(await copies(repository)) == [[a, b, unfinished]]
     await repository.dismiss_group(a, [a, b, unfinished])
     assert ids(await copies(repository)) == []
