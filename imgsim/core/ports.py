@@ -269,8 +269,8 @@ class ImageRepository(Adapter, Protocol):
         ...
 
     async def keep_copy_notes(self, notes: Sequence[CopyNote]) -> None:
-        """Keep what another repository knew. A repeat changes nothing; who is in a group here stays in it, and images
-        that are not here are passed over."""
+        """Keep what another repository knows, in place of what is known here of the same images. A repeat changes
+        nothing; images that are not here are passed over."""
         ...
 
     # delete

@@ -26,7 +26,7 @@ def shown(answer: Any) -> Any:
 
 def _shown(image: Image) -> Image:
     found = image.features.get("fingerprint")
-    if not isinstance(found, dict) or "detail" not in found:
+    if not isinstance(found, dict) or not {"pdq", "detail"} <= found.keys():  # perhaps another plugin's
         return image
     rest = {key: value for key, value in found.items() if key != "detail"}
     return replace(image, features={**image.features, "fingerprint": rest})

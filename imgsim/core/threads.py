@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -18,16 +19,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-_computing = ThreadPoolExecutor(max(1, usable_cores() // 2), thread_name_prefix="compute")
+COMPUTING = max(2, usable_cores() // 2)
+"""Threads of ``compute``: half as many as cores, and never one alone, which a call that hangs would stop."""
+
+_computing = ThreadPoolExecutor(COMPUTING, thread_name_prefix="compute")
 
 
 async def compute(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `function`, which computes for milliseconds, in one of a few threads: half as many as cores.
+    """Run `function`, which computes for milliseconds, in one of a few threads.
 
     The model and the decoders have as many as cores of their own; more that compute would only wait for Python's
     lock, each a little longer. What takes long, or might hang, would stop all others: ``asyncio.to_thread`` is for it.
     """
-    return await asyncio.get_running_loop().run_in_executor(_computing, partial(function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(
+        _computing, partial(copy_context().run, function, *args, **kwargs)
+    )
 
 
 async def finished(future: asyncio.Future[T]) -> T:

@@ -261,7 +261,12 @@ async def test_what_another_repository_knew_of_duplicates_can_be_kept(repository
     await repository.note_copies(d, [b])
     await repository.note_copies(d, [c])  # which was dismissed together with b
     assert ids(await copies(repository)) == [[a, b, d]]
-    await repository.keep_copy_notes([CopyNote(d, e, frozenset())])
+    await repository.keep_copy_notes([CopyNote(d, e, frozenset()), CopyNote(e, e, frozenset())])
+    assert ids(await copies(repository)) == [[a, b], [d, e]]
+    apart = frozenset([uuid4()])
+    await repository.keep_copy_notes([CopyNote(d, None, apart), CopyNote(e, None, apart)])
+    assert ids(await copies(repository)) == [[a, b]]
+    await repository.note_copies(d, [a])  # no group holds two that were dismissed together, so it can grow
     assert ids(await copies(repository)) == [[a, b, d]]
     await repository.entomb(e)
     await repository.keep_copy_notes([CopyNote(e, a, frozenset())])

@@ -97,6 +97,7 @@ async def test_nothing_remains_of_an_answered_bell(queue: ArqJobQueue, client: "
     assert client.keys("arq:*") == []
 
 
+@pytest.mark.alone
 async def test_thousands_of_bells_are_rung_and_answered_in_seconds(queue: ArqJobQueue) -> None:
     bells = new_bells(2000)
     began = time.monotonic()
@@ -109,6 +110,7 @@ async def test_thousands_of_bells_are_rung_and_answered_in_seconds(queue: ArqJob
     assert time.monotonic() - began < 9
 
 
+@pytest.mark.alone
 async def test_a_bell_is_answered_at_once(queue: ArqJobQueue) -> None:
     waits = []
     handler = open_handler()
@@ -405,5 +407,22 @@ async def test_a_worker_that_arq_makes_gives_its_bells_to_others_while_it_holds_
     await queue.enqueue(bells := new_bells(4))
     async with arqs_own_worker(url, unable):
         await until(lambda: unable.calls >= 4)
+        async with consuming(queue, other):
+            await until(lambda: set(other.image_ids) == set(ids_of(bells)))
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning:arq")
+async def test_a_worker_that_arq_makes_calls_nothing_while_it_rests(
+    queue: ArqJobQueue, url: str, client: "redis.Redis[bytes]"
+) -> None:
+    unable, other = Unable(0, retry_after=3600), open_handler()
+    await queue.enqueue(bells := new_bells(50))
+    async with arqs_own_worker(url, unable):
+        await until(lambda: unable.calls > 0)
+        await asyncio.sleep(0.2)
+        calls, commands = unable.calls, client.info("stats")["total_commands_processed"]
+        await asyncio.sleep(1.5)
+        assert unable.calls == calls <= 4
+        assert client.info("stats")["total_commands_processed"] - commands < 1000
         async with consuming(queue, other):
             await until(lambda: set(other.image_ids) == set(ids_of(bells)))

@@ -320,6 +320,7 @@ def test_it_gives_up_after_its_retries(server: ImgsimServer) -> None:
         assert (len(proxy.requests), lost.value.status) == (2, None)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_server_that_is_not_ready_is_asked_again_when_it_says(server: ImgsimServer, status: int) -> None:
     seen = itertools.count()

@@ -308,6 +308,7 @@ async def test_a_name_that_is_not_known_fails(host: str) -> None:
         await fetched(f"http://{host}/")
 
 
+@pytest.mark.alone
 async def test_time_is_bounded_as_a_whole() -> None:
     over = threading.Event()
 

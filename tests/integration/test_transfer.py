@@ -149,6 +149,9 @@ async def test_groups_of_copies_and_dismissals_go_over(source: Storage, target: 
     await run(source, target)
     (group,) = await target.images.copy_groups(10)
     assert [image.id for image in group.images] == [one.id, new.id]
+    await source.images.dismiss_group(one.id)  # after it went over: a long run was stopped, and goes on
+    await run(source, target)
+    assert await target.images.copy_groups(10) == []
 
 
 async def test_one_that_was_stopped_is_not_complete(source: Storage, target: Storage) -> None:

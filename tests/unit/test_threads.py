@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from imgsim.core.threads import compute, usable_cores
+from imgsim.core.threads import COMPUTING, compute
 
 
-async def test_half_as_many_threads_as_cores_compute() -> None:
+async def test_few_threads_compute() -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def work(number: int, *, factor: int) -> int:
@@ -24,7 +24,7 @@ async def test_half_as_many_threads_as_cores_compute() -> None:
         return number * factor
 
     assert await asyncio.gather(*(compute(work, number, factor=2) for number in range(20))) == [*range(0, 40, 2)]
-    assert most == max(1, usable_cores() // 2)
+    assert most == min(20, COMPUTING)
 
 
 async def test_what_the_function_raises_is_raised() -> None:

@@ -74,7 +74,9 @@ class MemoryDuplicates:
 
     def keep(self, note: CopyNote) -> None:
         if note.group:
-            self._group_of.setdefault(note.image_id, note.group)
+            self._group_of[note.image_id] = note.group
+        else:
+            self._group_of.pop(note.image_id, None)
         if note.dismissals:
             self._dismissals.setdefault(note.image_id, set()).update(note.dismissals)
 

@@ -238,14 +238,21 @@ class PiccoloDuplicates:
         )
         collections = {uuid_of(row["id"]): row["collection"] for row in rows}
         kept = [note for note in notes if note.image_id in collections]
-        member = "INSERT INTO copy_member (image, copy_group, collection) VALUES ({}, {}, {}) ON CONFLICT DO NOTHING"
+        member = (
+            "INSERT INTO copy_member (image, copy_group, collection) VALUES ({}, {}, {}) "
+            "ON CONFLICT (image) DO UPDATE SET copy_group = excluded.copy_group"
+        )
+        alone = "DELETE FROM copy_member WHERE image = {}"
         dismissed = "INSERT INTO not_copies (image, dismissal) VALUES ({}, {}) ON CONFLICT DO NOTHING"
-        members = [
-            QueryString(member, note.image_id, note.group, collections[note.image_id]) for note in kept if note.group
+        groups = [
+            QueryString(member, note.image_id, note.group, collections[note.image_id])
+            if note.group
+            else QueryString(alone, note.image_id)
+            for note in kept
         ]
         dismissals = [QueryString(dismissed, note.image_id, each) for note in kept for each in note.dismissals]
-        if members or dismissals:
-            await self._session.execute(*self._one_at_a_time(), *members, *dismissals)
+        if groups:
+            await self._session.execute(*self._one_at_a_time(), *groups, *dismissals)
 
 
 def _mark(members: QueryString, dismissal: UUID) -> QueryString:

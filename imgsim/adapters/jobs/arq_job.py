@@ -34,6 +34,8 @@ deserialize: Callable[[bytes], Any] = msgspec.json.decode
 EXPIRES_MILLISECONDS = 30 * 86_400_000
 """How long a bell may ring before Arq forgets it; the reconciler would ring again."""
 
+_LONGEST_PAUSE = 1.0
+
 
 async def process_image(ctx: Mapping[str, Any], image_id: str) -> None:
     """Arq's coroutine. ``ctx["calls"]`` is the entered ``Calls`` of this worker."""
@@ -91,8 +93,10 @@ class Calls:
     async def call(self, job_id: str, image_id: UUID) -> None:
         if self._stopping:
             raise asyncio.CancelledError
-        if self.resting:  # Arq's own worker takes bells all the same, and would have them more often than others
+        if self.resting:
+            # Arq's own worker takes bells all the same. They ring for others at once, but it is not free for more.
             await self._move([job_id], 0)
+            await asyncio.sleep(min(self._rests_until - time.monotonic(), _LONGEST_PAUSE))
             raise RetryJob
         task = asyncio.current_task()
         assert task is not None
