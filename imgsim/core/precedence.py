@@ -1,8 +1,9 @@
 """Somebody's search goes before work that nobody looks at."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+
+from imgsim.core.gate import Gate
 
 _LONGEST_WAIT = 0.05
 """Seconds that one step of other work is put off: searches without end must slow it down, not stop it."""
@@ -13,25 +14,15 @@ class Precedence:
     Python's lock, for which each of a search's steps would wait otherwise."""
 
     def __init__(self) -> None:
-        self._under_way = 0
-        self._over = asyncio.Event()
-        self._over.set()
+        self._gate = Gate()
 
-    @contextlib.contextmanager
-    def search(self) -> Iterator[None]:
+    def search(self) -> AbstractContextManager[None]:
         """A search is under way until the context ends."""
-        self._under_way += 1
-        self._over.clear()
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._over.set()
+        return self._gate.shut()
 
     async def let_pass(self) -> None:
         """Return when no search is under way, or after 50 ms."""
-        if self._under_way:
-            with contextlib.suppress(TimeoutError):
+        if not self._gate.is_open:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_LONGEST_WAIT):
-                    await self._over.wait()
+                    await self._gate.opened()

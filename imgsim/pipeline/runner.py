@@ -24,12 +24,12 @@ from imgsim.core.errors import (
     UnsupportedImage,
 )
 from imgsim.core.events import EventBus
+from imgsim.core.gate import Gate
 from imgsim.core.models import EmbeddingInfo, Image, ImageError, ImageEvent
 from imgsim.core.pictures import PictureBuffer
 from imgsim.core.precedence import Precedence
 from imgsim.core.services.ingest import ImageReader
 from imgsim.core.services.payload import index_payload
-from imgsim.pipeline.gate import Gate
 from imgsim.pipeline.stage import Ports, Stage, StageContext, is_noted
 
 log = logging.getLogger("imgsim.pipeline")

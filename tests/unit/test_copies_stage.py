@@ -156,8 +156,9 @@ async def test_a_rejected_copy_is_done_not_searchable_and_in_no_group(album: Alb
     assert await album.groups() == []
 
 
-async def test_of_two_that_come_in_at_once_the_older_stays(album: Album) -> None:
-    older, younger = sorted([await album.put(0, on_copy="reject"), await album.put(0, 40, on_copy="reject")])
+async def at_once(album: Album, on_copy: str) -> tuple[Image, Image]:
+    """The older and the younger of two copies that looked for each other when both were in the index."""
+    older, younger = sorted([await album.put(0, on_copy=on_copy), await album.put(0, 40, on_copy=on_copy)])
     gate = Gate("both-are-indexed")
     gate.after = ("index",)
     runner = album.stages(gate)
@@ -165,20 +166,16 @@ async def test_of_two_that_come_in_at_once_the_older_stays(album: Album) -> None
     await album.until_indexed(2)
     gate.opened.set()
     await both
-    first, second = await album.until_at_rest(runner, older), await album.images.get(younger)
+    return await album.until_at_rest(runner, older), await album.images.get(younger)
+
+
+async def test_of_two_that_come_in_at_once_the_older_stays(album: Album) -> None:
+    first, second = await at_once(album, "reject")
     assert (first.searchable, second.searchable, second.state) == (True, False, DONE)
 
 
 async def test_of_two_that_come_in_at_once_one_is_flagged(album: Album) -> None:
-    older, younger = sorted([await album.put(0, on_copy="flag"), await album.put(0, 40, on_copy="flag")])
-    gate = Gate("both-are-indexed")
-    gate.after = ("index",)
-    runner = album.stages(gate)
-    both = asyncio.create_task(runner.process([older, younger]))
-    await album.until_indexed(2)
-    gate.opened.set()
-    await both
-    images = [await album.until_at_rest(runner, older), await album.images.get(younger)]
+    images = await at_once(album, "flag")
     assert [image.tags for image in images] == [[], ["copy"]]
     assert all(image.searchable for image in images)
 

@@ -7,7 +7,7 @@ from piccolo.querystring import QueryString
 
 from imgsim.adapters.database.rows import image_of, uuid_of
 from imgsim.adapters.database.session import Rows, Session
-from imgsim.adapters.database.statements import select_images
+from imgsim.adapters.database.statements import places_of, select_images
 from imgsim.core.errors import GroupNotFound
 from imgsim.core.models import CopyNote, DuplicateGroup, ImageState, Match, identical_group_id
 
@@ -148,11 +148,10 @@ class PiccoloDuplicates:
         return [row["sha256"] for row in rows]
 
     async def _identical(self, digests: Sequence[str]) -> Sequence[DuplicateGroup]:
-        places = ", ".join("{}" for _ in digests)
         rows = await self._session.select(
             QueryString(
                 f"SELECT image.id, image.sha256, not_copies.dismissal FROM image LEFT JOIN not_copies "
-                f"ON not_copies.image = image.id WHERE image.sha256 IN ({places}) AND {_SEARCHABLE} "
+                f"ON not_copies.image = image.id WHERE image.sha256 IN ({places_of(digests)}) AND {_SEARCHABLE} "
                 "ORDER BY image.sha256, image.id",
                 *digests,
             )

@@ -13,6 +13,10 @@ class Gate:
         self._event = asyncio.Event()
         self._event.set()
 
+    @property
+    def is_open(self) -> bool:
+        return self._event.is_set()
+
     async def opened(self) -> None:
         await self._event.wait()
 
